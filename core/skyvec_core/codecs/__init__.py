@@ -1,0 +1,1 @@
+"""Codecs: observations of one modality <-> token ids."""

@@ -1,0 +1,1 @@
+"""The encoder-decoder transformer over tokens of all modalities."""

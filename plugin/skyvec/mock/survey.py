@@ -1,0 +1,565 @@
+"""Observe the mock galaxies as the Legacy Surveys would, and write them as a HATS collection.
+
+What is simulated: DECam griz cutouts with PSF, sky and source noise, neighbours and bad pixels;
+fluxes, shapes and dust as a catalog states them; the redshift as label; the truth beside it.
+What is not: correlated noise, artefacts of the pipeline, blending in the catalog's fluxes, gaps in
+the coverage, errors of the redshift.
+
+Positions do not need images, so the partitions are known before the first pixel is drawn: each is
+rendered and written in its final order, one row group at a time, with no second copy on disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from os import cpu_count
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hats.catalog import PartitionInfo, TableProperties
+from hats.catalog.dataset.collection_properties import CollectionProperties
+from hats.io import paths
+from hats.io.parquet_metadata import write_parquet_metadata
+from hats.io.skymap import write_skymap
+from hats.pixel_math import (
+    compute_spatial_index,
+    generate_alignment,
+    spatial_index_to_healpix,
+)
+from hats.pixel_math.healpix_pixel import HealpixPixel
+from numpy.typing import NDArray
+
+from skyvec.mock import galaxies
+from skyvec.mock.galaxies import (
+    BANDS,
+    GalaxyLatents,
+    Photometry,
+    draw_latents,
+    is_selected,
+    load_templates,
+    object_rng,
+    photometry,
+)
+from skyvec.mock.render import Component, Profile, half_light_radius, render
+from skyvec_schemas.errors import ConfigurationError, OutputExistsError
+from skyvec_schemas.survey_columns import LEGACY_SURVEY, image_struct
+
+Floats = NDArray[np.float64]
+
+IMAGE = LEGACY_SURVEY.image
+PIXEL_SCALE = IMAGE.pixel_scale
+IMAGE_BANDS = tuple(IMAGE.bands)
+PSF_FWHM = np.array([1.29, 1.18, 1.19, 1.11])
+"""Survey medians in griz, arcsec; Dey et al. (2019) and the DR10 description."""
+PSF_DEPTH = np.array([24.5, 23.9, 23.3, 23.0])
+"""Point sources at 5 sigma in griz, AB."""
+ELECTRONS = np.array([9000.0, 10000.0, 8000.0, 6000.0])
+"""Electrons per nanomaggy in a coadd of griz: three exposures of about 90 s."""
+WISE_DEPTH = np.array([21.0, 20.3, 16.9, 14.9])
+"""Forced photometry in W1-W4 at 5 sigma, AB."""
+NEIGHBOURS_PER_SQUARE_ARCMIN = 22.7
+"""Sources between r = 17.5 and 24: four in a cutout of 96 pixels."""
+ROW_GROUP_ROWS = 256
+
+_FIELD_STREAM, _PIXEL_STREAM, _CATALOG_STREAM = 1, 2, 3
+_PARTITION_ORDER = 7
+_CANDIDATES = 4096
+_PARQUET = {"compression": "zstd", "compression_level": 1, "write_statistics": True}
+_TRUTH = ("TRUE_LOGMASS", "TRUE_SSFR", "TRUE_BT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """A patch of sky between two meridians and two parallels, degrees."""
+
+    ra_min: float = 150.0
+    ra_max: float = 170.0
+    dec_min: float = -5.0
+    dec_max: float = 10.0
+
+    def place(self, position: Floats) -> tuple[Floats, Floats]:
+        """Turn pairs of numbers between 0 and 1 into (ra, dec), even on the sphere."""
+        ra = self.ra_min + position[:, 0] * (self.ra_max - self.ra_min)
+        low, high = np.sin(np.radians([self.dec_min, self.dec_max]))
+        dec = np.degrees(np.arcsin(low + position[:, 1] * (high - low)))
+        return np.mod(ra, 360.0), dec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutout:
+    """One observed object, every array (band, size, size) but for the PSF (band,)."""
+
+    flux: NDArray[np.float32]
+    ivar: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    """True where good."""
+    psf_fwhm: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Leaf:
+    """One partition to write."""
+
+    path: Path
+    indices: NDArray[np.int64]
+    seed: int
+    size: int
+    footprint: Footprint
+
+
+def write_mock_survey(
+    out: Path,
+    *,
+    rows: int,
+    seed: int,
+    size: int = 96,
+    name: str = "mock_dr1",
+    footprint: Footprint | None = None,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Write a HATS collection of galaxies with known truth; return its path.
+
+    The same seed gives the same galaxies, whatever the number of workers; more rows add to them.
+
+    Parameters
+    ----------
+    out
+        Folder of the new collection; must not exist. It appears whole or not at all.
+    rows
+        Galaxies brighter than z = 21 (dereddened, AB).
+    seed
+        Not negative; another seed is another sky with other ids.
+    size
+        Pixels along a side of a cutout.
+    name
+        Of the collection and its catalog.
+    footprint
+        Where on the sky; 20 x 15 degrees on the equator by default.
+    workers
+        Processes; all cores by default. More than one needs a main guard in a script.
+    progress
+        Called with the number of rows written so far.
+    """
+    footprint = footprint or Footprint()
+    _check_request(rows=rows, seed=seed, size=size, workers=workers)
+    with _fresh_folder(out) as draft:
+        indices, position = select_galaxies(rows, seed=seed)
+        spatial = compute_spatial_index(*footprint.place(position))
+        pixels, histogram = _partition(spatial, rows=rows)
+        leaves = [
+            _Leaf(
+                path=Path(paths.new_pixel_catalog_file(draft / name, pixel)),
+                indices=indices[members],
+                seed=seed,
+                size=size,
+                footprint=footprint,
+            )
+            for pixel, members in pixels.items()
+        ]
+        _write_leaves(leaves, workers=workers or cpu_count() or 1, progress=progress)
+        _write_metadata(draft, name=name, pixels=list(pixels), rows=rows, histogram=histogram)
+    return out
+
+
+def select_galaxies(rows: int, *, seed: int) -> tuple[NDArray[np.int64], Floats]:
+    """Return the first indices whose galaxies pass the magnitude limit, and their positions."""
+    indices, positions, found, start = [], [], 0, 0
+    while found < rows:
+        latents = draw_latents(range(start, start + _CANDIDATES), seed=seed)
+        chosen = is_selected(latents, photometry(latents))
+        indices.append(latents.index[chosen])
+        positions.append(latents.position[chosen])
+        found += int(chosen.sum())
+        start += _CANDIDATES
+    return np.concatenate(indices)[:rows], np.concatenate(positions)[:rows]
+
+
+def object_ids(indices: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+    """Unique within a survey, and between surveys of different seeds (modulo 2^18)."""
+    # An odd factor permutes the 44-bit numbers: unique, and as scattered as real ids.
+    scattered = (indices * 7_046_029_254_387 + 1_442_695_040_889) & ((1 << 44) - 1)
+    return np.asarray(scattered | ((seed + 1) % (1 << 18) << 44), dtype=np.int64)
+
+
+def observe(
+    index: int,
+    *,
+    seed: int,
+    components: Sequence[Component],
+    psf_fwhm: Floats,
+    depth: Floats,
+    size: int,
+) -> Cutout:
+    """Render a scene and add noise and bad pixels."""
+    rng = object_rng(seed=seed, index=index, stream=_PIXEL_STREAM)
+    model = render(components, psf_fwhm=list(psf_fwhm), size=size, pixel_scale=PIXEL_SCALE)
+    # Noise-equivalent area of a Gaussian PSF, in pixels.
+    area = 4 * np.pi * (psf_fwhm / 2.3548 / PIXEL_SCALE) ** 2
+    sky = (_five_sigma_error(depth) ** 2 / area).astype(np.float32)[:, None, None]
+    per_photon = (1 / ELECTRONS).astype(np.float32)[:, None, None]
+    variance = sky + np.maximum(model, 0) * per_photon
+    noise = rng.standard_normal(size=model.shape, dtype=np.float32)
+    bad = _bad_pixels(rng, size=size)
+    return Cutout(
+        flux=np.where(bad, np.float32(0), model + noise * np.sqrt(variance)),
+        ivar=np.where(bad, np.float32(0), 1 / variance),
+        # As in the Multimodal Universe: one mask for all bands.
+        mask=np.broadcast_to(~bad.any(axis=0), bad.shape),
+        psf_fwhm=psf_fwhm.astype(np.float32),
+    )
+
+
+def _check_request(*, rows: int, seed: int, size: int, workers: int | None) -> None:
+    for what, value, least in (
+        ("rows", rows, 1),
+        ("seed", seed, 0),
+        ("size", size, 16),
+        ("workers", 1 if workers is None else workers, 1),
+    ):
+        if value < least:
+            raise ConfigurationError(
+                f"{what} is {value}", where="mock survey", remedy=f"Ask for at least {least}"
+            )
+
+
+@contextmanager
+def _fresh_folder(out: Path) -> Iterator[Path]:
+    """Give a folder beside ``out`` that becomes ``out`` only if everything went well."""
+    if out.exists():
+        raise OutputExistsError(
+            "something is there already", where=str(out), remedy="Remove it or choose another path"
+        )
+    draft = out.with_name(f".{out.name}.draft")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot be written ({error.strerror})",
+            where=str(out),
+            remedy="Choose a folder on a disk that you may write to",
+        ) from error
+    try:
+        yield draft
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _partition(
+    spatial: NDArray[np.int64], *, rows: int
+) -> tuple[dict[HealpixPixel, NDArray[np.int64]], NDArray[np.int64]]:
+    """Deal the rows to HEALPix pixels: pixel -> places of its rows in spatial order, histogram."""
+    fine = spatial_index_to_healpix(spatial, target_order=_PARTITION_ORDER)
+    histogram = _histogram(fine)
+    alignment = generate_alignment(
+        histogram,
+        highest_order=_PARTITION_ORDER,
+        threshold=_partition_rows(rows),
+        drop_empty_siblings=False,
+    )
+    order = np.argsort(spatial, kind="stable")
+    members: dict[HealpixPixel, list[int]] = {}
+    for place in order:
+        norder, npix, _ = alignment[fine[place]]
+        members.setdefault(HealpixPixel(int(norder), int(npix)), []).append(int(place))
+    return {pixel: np.array(places) for pixel, places in members.items()}, histogram
+
+
+def _histogram(fine: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.bincount(fine, minlength=12 * 4**_PARTITION_ORDER)
+
+
+def _partition_rows(rows: int) -> int:
+    """Choose the most rows of a partition: several partitions even in a small survey."""
+    return int(np.clip(rows // 4, 20, 2000))
+
+
+def _write_leaves(
+    leaves: Sequence[_Leaf], *, workers: int, progress: Callable[[int], None] | None
+) -> None:
+    done = 0
+    if workers == 1 or len(leaves) == 1:
+        for leaf in leaves:
+            done += _write_leaf(leaf)
+            if progress:
+                progress(done)
+        return
+    # Not forked: the caller may hold threads of torch or Dask.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(leaves)), mp_context=context) as pool:
+        for count in pool.map(_write_leaf, leaves):
+            done += count
+            if progress:
+                progress(done)
+
+
+def _write_leaf(leaf: _Leaf) -> int:
+    schema = survey_schema()
+    with pq.ParquetWriter(leaf.path, schema, use_dictionary=["image.band"], **_PARQUET) as writer:
+        for first in range(0, len(leaf.indices), ROW_GROUP_ROWS):
+            writer.write_table(
+                survey_table(
+                    leaf.indices[first : first + ROW_GROUP_ROWS],
+                    seed=leaf.seed,
+                    size=leaf.size,
+                    footprint=leaf.footprint,
+                )
+            )
+    return len(leaf.indices)
+
+
+def survey_schema() -> pa.Schema:
+    """Columns of the catalog in their order."""
+    numbers = [scalar.name for scalar in LEGACY_SURVEY.scalars]
+    return pa.schema(
+        [
+            ("_healpix_29", pa.int64()),
+            (LEGACY_SURVEY.id_column, pa.int64()),
+            (LEGACY_SURVEY.ra_column, pa.float64()),
+            (LEGACY_SURVEY.dec_column, pa.float64()),
+            (IMAGE.name, image_struct()),
+            *((column, pa.float32()) for column in (*numbers, *LEGACY_SURVEY.labels, *_TRUTH)),
+        ]
+    )
+
+
+def survey_table(
+    indices: NDArray[np.int64], *, seed: int, size: int, footprint: Footprint
+) -> pa.Table:
+    """Observe the galaxies with these indices, in this order; about 330 kB each at 96 pixels."""
+    latents = draw_latents(indices, seed=seed)
+    truth = photometry(latents)
+    ra, dec = footprint.place(latents.position)
+    cutouts, measured = [], []
+    for row, index in enumerate(indices):
+        rng = object_rng(seed=seed, index=int(index), stream=_FIELD_STREAM)
+        psf_fwhm = PSF_FWHM * latents.seeing[row] * np.exp(0.03 * rng.standard_normal(4))
+        depth = PSF_DEPTH + 0.15 * rng.standard_normal() - 2.5 * np.log10(latents.seeing[row])
+        components = [
+            *_galaxy(latents, truth, row=row),
+            *_neighbours(rng, width=size * PIXEL_SCALE),
+        ]
+        cutouts.append(
+            observe(
+                int(index),
+                seed=seed,
+                components=components,
+                psf_fwhm=psf_fwhm,
+                depth=depth,
+                size=size,
+            )
+        )
+        measured.append(
+            _measure(latents, truth, row=row, seed=seed, psf_fwhm=psf_fwhm, depth=depth)
+        )
+    columns = {
+        "_healpix_29": compute_spatial_index(ra, dec),
+        LEGACY_SURVEY.id_column: object_ids(indices, seed=seed),
+        LEGACY_SURVEY.ra_column: ra,
+        LEGACY_SURVEY.dec_column: dec,
+        IMAGE.name: image_array(cutouts),
+        **{key: [row[key] for row in measured] for key in measured[0]},
+        "Z": latents.redshift,
+        "TRUE_LOGMASS": latents.log_mass,
+        "TRUE_SSFR": latents.log_ssfr,
+        "TRUE_BT": truth.bulge_fraction,
+    }
+    schema = survey_schema()
+    arrays = [
+        columns[field.name] if field.name == IMAGE.name else _array(columns[field.name], field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _array(values: Sequence[float] | NDArray[np.generic], kind: pa.DataType) -> pa.Array:
+    return pa.array(np.asarray(values).astype(kind.to_pandas_dtype()), type=kind)
+
+
+def image_array(cutouts: Sequence[Cutout]) -> pa.StructArray:
+    """Pack cutouts into the struct of the Multimodal Universe without a Python list of pixels."""
+    count = len(cutouts)
+    scale = np.full((count, len(IMAGE_BANDS)), PIXEL_SCALE, dtype=np.float32)
+    names = pa.array(IMAGE_BANDS * count)
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * len(IMAGE_BANDS))
+    children = [
+        pa.ListArray.from_arrays(offsets, names),
+        _nested(np.stack([cutout.flux for cutout in cutouts])),
+        _nested(np.stack([cutout.ivar for cutout in cutouts])),
+        _nested(np.stack([cutout.mask for cutout in cutouts])),
+        _nested(np.stack([cutout.psf_fwhm for cutout in cutouts])),
+        _nested(scale),
+    ]
+    return pa.StructArray.from_arrays(children, fields=list(image_struct()))
+
+
+def _nested(values: NDArray[np.generic]) -> pa.Array:
+    """Lists of lists, one level for every axis after the first."""
+    array = pa.array(values.reshape(-1))
+    for axis in range(values.ndim - 1, 0, -1):
+        ends = np.arange(np.prod(values.shape[:axis]) + 1, dtype=np.int32) * values.shape[axis]
+        array = pa.ListArray.from_arrays(pa.array(ends), array)
+    return array
+
+
+def _galaxy(latents: GalaxyLatents, truth: Photometry, *, row: int) -> list[Component]:
+    griz = slice(0, len(IMAGE_BANDS))
+    return [
+        Component(
+            profile="de_vaucouleurs",
+            flux=truth.bulge[row, griz],
+            half_light_radius=float(latents.bulge_radius[row]),
+            axis_ratio=float(latents.bulge_axis_ratio[row]),
+            position_angle=float(latents.position_angle[row]),
+        ),
+        Component(
+            profile="exponential",
+            flux=truth.disc[row, griz],
+            half_light_radius=float(latents.disc_radius[row]),
+            axis_ratio=float(latents.disc_axis_ratio[row]),
+            position_angle=float(latents.position_angle[row]),
+        ),
+    ]
+
+
+def _neighbours(rng: np.random.Generator, *, width: float) -> list[Component]:
+    """Stars and galaxies anywhere in a field of ``width`` arcsec, counts rising as 10^(0.35 r)."""
+    expected = NEIGHBOURS_PER_SQUARE_ARCMIN * (width / 60) ** 2
+    found = []
+    for _ in range(rng.poisson(expected)):
+        faint = 0.35 * np.log(10) * (24.0 - 17.5)
+        magnitude = 24.0 + np.log(1 - rng.random() * (1 - np.exp(-faint))) / (0.35 * np.log(10))
+        offset = tuple((rng.random(2) - 0.5) * width)
+        is_star = rng.random() < 0.2
+        colors = _star_colors(rng) if is_star else _galaxy_colors(rng)
+        profile: Profile = "point" if is_star else "exponential"
+        found.append(
+            Component(
+                profile=profile,
+                flux=colors * 10 ** (0.4 * (22.5 - magnitude)),
+                offset=offset,
+                half_light_radius=0.5 * 10 ** (0.12 * (22 - magnitude) + 0.15 * rng.normal()),
+                axis_ratio=rng.uniform(0.3, 1),
+                position_angle=rng.uniform(0, np.pi),
+            )
+        )
+    return found
+
+
+def _star_colors(rng: np.random.Generator) -> Floats:
+    """Fluxes in griz over that in r, along the main sequence."""
+    r_i = rng.gamma(1.5, 0.35)
+    g_r = min(0.25 + 2.2 * r_i, 1.45)
+    return np.asarray(10 ** (0.4 * np.array([-g_r, 0, r_i, 1.5 * r_i])))
+
+
+def _galaxy_colors(rng: np.random.Generator) -> Floats:
+    """Fluxes in griz over that in r of a real mix somewhere between z = 0.1 and 1."""
+    templates = load_templates()
+    chosen = templates.mix[rng.integers(len(templates.mix))][None]
+    flux = templates.fluxes(chosen, rng.uniform(0.1, 1.0, size=1))[0, : len(IMAGE_BANDS)]
+    return np.asarray(flux / flux[1])
+
+
+def _five_sigma_error(depth: Floats) -> Floats:
+    """One sigma in nanomaggies at a depth of five."""
+    return np.asarray(10 ** (0.4 * (22.5 - depth)) / 5)
+
+
+def _bad_pixels(rng: np.random.Generator, *, size: int) -> NDArray[np.bool_]:
+    """Cosmic rays and bad columns, in one band each; two images in three have none."""
+    bad = np.zeros((len(IMAGE_BANDS), size, size), dtype=bool)
+    for _ in range(rng.poisson(0.4)):
+        band, y, x = rng.integers(len(IMAGE_BANDS)), rng.integers(size), rng.integers(size)
+        if rng.random() < 0.3:
+            bad[band, y : y + rng.integers(8, size), x] = True
+        else:
+            height, width = rng.integers(1, 5, size=2)
+            bad[band, y : y + height, x : x + width] = True
+    return bad
+
+
+def _measure(
+    latents: GalaxyLatents,
+    truth: Photometry,
+    *,
+    row: int,
+    seed: int,
+    psf_fwhm: Floats,
+    depth: Floats,
+) -> dict[str, float]:
+    """Catalog numbers of one galaxy: the truth with the errors of its size and depth."""
+    rng = object_rng(seed=seed, index=int(latents.index[row]), stream=_CATALOG_STREAM)
+    share = float(truth.bulge_fraction[row])
+    radius = half_light_radius(
+        bulge_fraction=share,
+        bulge_radius=float(latents.bulge_radius[row]),
+        disc_radius=float(latents.disc_radius[row]),
+    )
+    spread = np.sqrt(1 + (2 * radius / psf_fwhm) ** 2)
+    error = np.concatenate([_five_sigma_error(depth) * spread, _five_sigma_error(WISE_DEPTH)])
+    flux = truth.total[row] * (1 + 0.01 * rng.standard_normal(len(BANDS)))
+    flux = flux + error * rng.standard_normal(len(BANDS))
+    # Shapes are worse where the PSF is larger than the galaxy.
+    blur = 1 + (psf_fwhm[1] / (2 * radius)) ** 2
+    relative = min(0.3, 1.2 * blur * error[1] / truth.total[row, 1])
+    bulge_e, disc_e = ((1 - q) / (1 + q) for q in _axis_ratios(latents, row=row))
+    ellipticity = share * bulge_e + (1 - share) * disc_e
+    angle = 2 * latents.position_angle[row]
+    e1 = ellipticity * np.cos(angle) + 0.5 * relative * rng.standard_normal()
+    e2 = ellipticity * np.sin(angle) + 0.5 * relative * rng.standard_normal()
+    return {
+        **{f"FLUX_{band.upper()}": value for band, value in zip(BANDS, flux, strict=True)},
+        "SHAPE_R": radius * np.exp(relative * rng.standard_normal()),
+        "SHAPE_E1": np.clip(e1, -0.95, 0.95),
+        "SHAPE_E2": np.clip(e2, -0.95, 0.95),
+        "EBV": latents.ebv[row],
+    }
+
+
+def _axis_ratios(latents: GalaxyLatents, *, row: int) -> tuple[float, float]:
+    return float(latents.bulge_axis_ratio[row]), float(latents.disc_axis_ratio[row])
+
+
+def _write_metadata(
+    collection: Path,
+    *,
+    name: str,
+    pixels: list[HealpixPixel],
+    rows: int,
+    histogram: NDArray[np.int64],
+) -> None:
+    """Make a folder of leaves a HATS catalog in a collection."""
+    catalog = collection / name
+    partitions = PartitionInfo.from_healpix(pixels)
+    partitions.write_to_file(paths.get_partition_info_pointer(catalog))
+    write_parquet_metadata(catalog)
+    write_skymap(histogram=histogram, catalog_dir=catalog, orders=None)
+    properties = TableProperties(
+        catalog_name=name,
+        catalog_type="object",
+        total_rows=rows,
+        ra_column=LEGACY_SURVEY.ra_column,
+        dec_column=LEGACY_SURVEY.dec_column,
+        hats_order=partitions.get_highest_order(),
+        hats_max_rows=_partition_rows(rows),
+        hats_skymap_order=_PARTITION_ORDER,
+        hats_col_healpix="_healpix_29",
+        hats_col_healpix_order=29,
+        moc_sky_fraction=f"{partitions.calculate_fractional_coverage():0.5f}",
+        **TableProperties.new_provenance_dict(
+            catalog, builder="skyvec mock survey", skyvec_templates=load_templates().provenance
+        ),
+    )
+    properties.to_properties_file(catalog)
+    CollectionProperties(name=name, hats_primary_table_url=name).to_properties_file(collection)

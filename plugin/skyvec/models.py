@@ -1,0 +1,109 @@
+"""Names of models -> folders: the model in the package, a local folder, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skyvec_schemas.errors import WeightsError
+
+if TYPE_CHECKING:
+    from skyvec_core.embedder import Model, Precision
+
+DEFAULT = "skyvec-tiny"
+"""The model that comes with the package."""
+_HUB = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{7,40}|[\w.-]+)$")
+
+
+def packaged_models() -> dict[str, Path]:
+    """Models inside the package, by name."""
+    home = Path(str(resources.files("skyvec") / "weights"))
+    return {place.parent.name: place.parent for place in sorted(home.glob("*/config.json"))}
+
+
+def model_folder(name_or_path: str | Path) -> Path:
+    """Folder of a model.
+
+    Parameters
+    ----------
+    name_or_path
+        ``skyvec-tiny``, a folder in the AION-1 layout, or ``hf://owner/name@revision``, which
+        downloads through huggingface_hub (safetensors and JSON only).
+
+    Raises
+    ------
+    WeightsError
+        Names the place and what was looked for.
+    """
+    text = str(name_or_path)
+    known = packaged_models()
+    if text in known:
+        return known[text]
+    if text.startswith("hf://"):
+        return _from_hub(text)
+    folder = Path(text)
+    if not (folder / "config.json").is_file():
+        raise WeightsError(
+            "neither a model of the package nor a folder with config.json",
+            where=text,
+            remedy=f"Known models: {', '.join(known)}; or give a folder, or hf://owner/name@revision",
+        )
+    return folder
+
+
+def load_model(
+    name_or_path: str | Path = DEFAULT,
+    *,
+    device: str = "cpu",
+    precision: Precision = "float32",
+) -> Model:
+    """Load a model for inference; see `model_folder` for the names."""
+    from skyvec_core.embedder import Model
+
+    folder = model_folder(name_or_path)
+    try:
+        return Model.load(folder, name=folder.name, device=device, precision=precision)
+    except (OSError, ValueError) as problem:
+        raise WeightsError(
+            str(problem).splitlines()[0],
+            where=str(folder),
+            remedy="The folder is incomplete or of another architecture; download it again",
+        ) from problem
+
+
+def model_card(folder: Path) -> dict[str, object]:
+    """How a model came about, if its folder says so."""
+    path = folder / "card.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _from_hub(text: str) -> Path:
+    match = _HUB.match(text)
+    if match is None:
+        raise WeightsError(
+            "a hub model needs a pinned revision",
+            where=text,
+            remedy="Write hf://owner/name@revision with a commit hash",
+        )
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError as problem:
+        raise WeightsError(
+            "huggingface_hub is not installed", where=text, remedy="pip install huggingface_hub"
+        ) from problem
+    try:
+        folder = snapshot_download(
+            match["repo"],
+            revision=match["revision"],
+            allow_patterns=["*.json", "*.safetensors", "README.md"],
+        )
+    except Exception as problem:  # the hub's errors share no base class
+        raise WeightsError(
+            f"download failed ({type(problem).__name__})",
+            where=text,
+            remedy="Check the name, the revision and the network, or give a local copy",
+        ) from problem
+    return Path(folder)

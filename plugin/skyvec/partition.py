@@ -1,0 +1,99 @@
+"""Rows of one partition -> tokens, vectors and reasons for the same rows. Pure: no files, no Dask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from skyvec.releases.cutouts import read_cutouts
+from skyvec_core.codecs.image import ImageCodec
+from skyvec_core.embedder import Model
+from skyvec_core.modalities import modality_bits
+from skyvec_core.observations import Images, Tokens
+from skyvec_schemas.quality_flags import FATAL, Flag
+from skyvec_schemas.survey_columns import Survey
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizedRows:
+    """Tokens of the rows of a batch, in their order, and what is doubtful about each."""
+
+    tokens: dict[str, Tokens]
+    """Model inputs only."""
+    labels: dict[str, Tokens]
+    """Tokens of columns that training may predict; never a model input."""
+    flags: NDArray[np.int32]
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """Rows that get no vector."""
+        return (self.flags & FATAL) != 0
+
+    @property
+    def token_counts(self) -> NDArray[np.int32]:
+        """Valid input tokens of each row."""
+        counts = [coded.valid_BN.sum(1).numpy() for coded in self.tokens.values()]
+        total: NDArray[np.int32] = np.sum(counts, axis=0).astype(np.int32)
+        return total
+
+    @property
+    def modality_bits(self) -> NDArray[np.int64]:
+        """Modalities that each row really has."""
+        bits = np.zeros(len(self.flags), np.int64)
+        for key, coded in self.tokens.items():
+            bits[coded.valid_BN.any(1).numpy()] |= modality_bits((key,))
+        return bits
+
+
+def tokenize_rows(
+    batch: pa.RecordBatch, survey: Survey, model: Model, *, with_labels: bool = False
+) -> TokenizedRows:
+    """Tokenize every modality that the survey declares; never drops or reorders a row."""
+    observations, flags = _observe(batch, survey, model)
+    tokens = model.tokenize(observations)
+    seen = np.any([coded.valid_BN.any(1).numpy() for coded in tokens.values()], axis=0)
+    flags[~seen] |= Flag.NO_INPUT
+    flags[batch.column(survey.id_column).is_null().to_numpy(zero_copy_only=False)] |= (
+        Flag.ID_MISSING
+    )
+    labels = {
+        key: scalar_values(batch.column(column))
+        for column, key in survey.labels.items()
+        if with_labels and column in batch.schema.names
+    }
+    return TokenizedRows(tokens=tokens, labels=model.tokenize(labels), flags=flags)
+
+
+def embed_rows(rows: TokenizedRows, model: Model) -> NDArray[np.float32]:
+    """Vectors (rows, dim); rows that failed hold numbers that must not be stored."""
+    vectors: NDArray[np.float32] = model.embed(rows.tokens).numpy()
+    return vectors
+
+
+def scalar_values(column: pa.Array) -> torch.Tensor:
+    """Float32 values (rows,) of a numeric column, NaN where null."""
+    values = pc.cast(column, pa.float32(), safe=False).fill_null(np.nan)
+    # Arrow hands out read-only memory; torch needs its own.
+    return torch.from_numpy(values.to_numpy(zero_copy_only=False).copy())
+
+
+def _observe(
+    batch: pa.RecordBatch, survey: Survey, model: Model
+) -> tuple[dict[str, Images | torch.Tensor], NDArray[np.int32]]:
+    observations: dict[str, Images | torch.Tensor] = {}
+    flags = np.zeros(len(batch), np.int32)
+    if survey.image:
+        column = batch.column(survey.image.name)
+        cutouts = read_cutouts(column, survey.image, size=ImageCodec.size)
+        observations[survey.image.token_key] = cutouts.images
+        flags |= cutouts.flags
+    for scalar in survey.scalars:
+        values = scalar_values(batch.column(scalar.name))
+        observations[scalar.token_key] = values
+        flags[~torch.isfinite(values).numpy()] |= Flag.SCALAR_MISSING
+    return observations, flags

@@ -1,0 +1,76 @@
+"""What made a product, in one record: Parquet footer, HATS properties and manifest carry the same.
+
+Two runs with equal fingerprints write equal bytes' worth of numbers; anything that changes a number
+is in the fingerprint, and nothing else is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+FOOTER_KEY = "skyvec"
+"""Key of the provenance record in Parquet schema metadata."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Model, code and choices behind the columns of one extension."""
+
+    product: str
+    """``embedding`` or ``tokens``."""
+    model: str
+    """Name of the model, for people."""
+    model_digest: str
+    """SHA-256 of the model's tensors and sizes: its identity."""
+    precision: str
+    """Arithmetic of the encoder, e.g. ``float32``."""
+    device: str
+    """Kind of device, e.g. ``cpu``; bits are promised per kind."""
+    numerics_version: int
+    """Counts changes of our code that change numbers."""
+    vector_type: str
+    """Type of the stored values."""
+    survey: str
+    inputs: tuple[str, ...]
+    """Columns read, as ``column=token_key``."""
+    skyvec_version: str
+    """For people; not part of the fingerprint."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that changes a number."""
+        facts = {k: v for k, v in asdict(self).items() if k not in {"skyvec_version", "model"}}
+        return _digest(facts)
+
+    def to_json(self) -> str:
+        """One line of JSON with the fingerprint."""
+        return json.dumps({**asdict(self), "fingerprint": self.fingerprint()}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Provenance:
+        """Read `to_json`."""
+        facts = json.loads(text)
+        facts.pop("fingerprint", None)
+        facts["inputs"] = tuple(facts["inputs"])
+        return cls(**facts)
+
+    def properties(self) -> dict[str, str]:
+        """Extra keys for ``hats.properties``."""
+        return {
+            "skyvec_fingerprint": self.fingerprint(),
+            "skyvec_model": self.model,
+            "skyvec_model_digest": self.model_digest,
+            "skyvec_precision": self.precision,
+            "skyvec_version": self.skyvec_version,
+        }
+
+
+def pixel_fingerprint(run: str, source: Mapping[str, object]) -> str:
+    """Fingerprint of one pixel's output: that of the run, and the identity of its input."""
+    return _digest({"run": run, "source": dict(source)})
+
+
+def _digest(facts: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,66 @@
+"""Why a vector is absent or doubtful: one status word and one bit for each reason."""
+
+from __future__ import annotations
+
+from enum import IntFlag, StrEnum
+
+
+class Status(StrEnum):
+    """What came of one row; stored in ``<name>_status``."""
+
+    OK = "ok"
+    """Embedded from every modality that the survey declares."""
+    PARTIAL = "partial"
+    """Embedded, but from less than the survey declares; the flags say what was missing."""
+    FAILED = "failed"
+    """Not embedded: the vector is null and the flags say why."""
+
+
+class Flag(IntFlag):
+    """Reasons; stored as bits in ``<name>_flags`` (int32)."""
+
+    IMAGE_MISSING = 1
+    """The cutout is null."""
+    IMAGE_PADDED = 2
+    """The cutout is smaller than the codec's window; the rest was masked, never stretched."""
+    IMAGE_BAD_PIXELS = 4
+    """Some pixels are NaN, infinite or masked and read as sky; alone it leaves the status ok."""
+    IMAGE_UNUSABLE = 8
+    """Fewer than half of the cutout's own pixels are good, so no vector was made."""
+    IMAGE_WRONG_BANDS = 16
+    """The bands are not those of the survey, so no vector was made."""
+    IMAGE_MALFORMED = 32
+    """The planes of the cutout differ in shape or are empty, so no vector was made."""
+    SCALAR_MISSING = 64
+    """At least one declared scalar is null, NaN or infinite."""
+    NO_INPUT = 128
+    """Nothing at all was observed, so no vector was made."""
+    ID_MISSING = 256
+    """The id is null; the vector cannot be joined back."""
+    IMAGE_TOKENS_DROPPED = 512
+    """More than half of the pixels under some token are bad, so that token was left out."""
+
+
+FATAL = (
+    Flag.IMAGE_UNUSABLE
+    | Flag.IMAGE_WRONG_BANDS
+    | Flag.IMAGE_MALFORMED
+    | Flag.NO_INPUT
+    | Flag.ID_MISSING
+)
+"""Any of these leaves the vector null."""
+
+INFORMATIVE = Flag.IMAGE_BAD_PIXELS
+"""These alone do not make a row partial."""
+
+
+def status_of(flags: int) -> Status:
+    """The status that these reasons amount to."""
+    if flags & FATAL:
+        return Status.FAILED
+    return Status.PARTIAL if flags & ~INFORMATIVE else Status.OK
+
+
+def reasons(flags: int) -> tuple[str, ...]:
+    """Names of the reasons, for people."""
+    return tuple(flag.name.lower().replace("_", " ") for flag in Flag if flag & flags and flag.name)

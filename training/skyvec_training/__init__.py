@@ -1,0 +1,1 @@
+"""How the weights come about: pixels and tokens -> loss -> checkpoints -> a model folder."""

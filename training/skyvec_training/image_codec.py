@@ -1,0 +1,153 @@
+"""Training of the image codec: noise-aware error in arcsinh-compressed flux, on good pixels."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from skyvec_core.codecs.image import ImageCodec, ImageCodecConfig, channels_of
+from skyvec_core.observations import Images
+from skyvec_training.config import CodecRun
+from skyvec_training.draws import Stream, rows_of_step, uniforms
+from skyvec_training.pixels import PixelStore
+
+# Shape letters: B object, C band, D latent, H W cutout pixels.
+
+STAMP_SIDES = (16, 72)
+"""Least and largest side in pixels of the central square that `as_stamps` leaves."""
+
+
+def build_codec(run: CodecRun, *, seed: int) -> ImageCodec:
+    """A codec with fresh weights."""
+    codec = ImageCodec(ImageCodecConfig(**asdict(run.model)))
+    generator = torch.Generator().manual_seed(seed)
+    for module in codec.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.kaiming_uniform_(module.weight, a=5**0.5, generator=generator)
+            assert module.bias is not None
+            bound = module.weight[0].numel() ** -0.5
+            torch.nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+    return codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def reconstruction_loss(
+    codec: ImageCodec, images: Images, sigma_BCHW: Tensor, run: CodecRun
+) -> Tensor:
+    """Mean Huber error over good pixels, in units of noise and floor together.
+
+    Parameters
+    ----------
+    images
+        Cutouts (B, C, H, W) in the survey's unit; sides are multiples of 4.
+    sigma_BCHW
+        Noise in the same unit; not read where the pixel is bad.
+    """
+    channels = channels_of(images.bands)
+    true_BCHW = codec.compress(images.flux_BCHW, images.good_BCHW, images.bands)
+    with torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "bfloat16"):
+        latent_BDhw = codec.latents(true_BCHW.contiguous(memory_format=torch.channels_last),
+                                    channels)  # fmt: skip
+        code_BDhw = codec.quantizer(latent_BDhw.float().movedim(1, -1)).movedim(-1, 1)
+        found_BCHW = codec.reconstruct(code_BDhw, channels).float()
+    error_BCHW = (found_BCHW - true_BCHW) / compressed_noise(codec, true_BCHW, sigma_BCHW, run)
+    loss_BCHW = functional.huber_loss(
+        error_BCHW, torch.zeros_like(error_BCHW), delta=run.huber_delta, reduction="none"
+    )
+    good = images.good_BCHW
+    return torch.where(good, loss_BCHW, 0.0).sum() / good.sum().clamp(min=1)
+
+
+def compressed_noise(
+    codec: ImageCodec, compressed_BCHW: Tensor, sigma_BCHW: Tensor, run: CodecRun
+) -> Tensor:
+    """Noise after compression (its slope times sigma), with the floor in quadrature."""
+    factor, mult = codec.config.range_compression_factor, codec.config.mult_factor
+    # d/df [asinh(f / k) k m] = m / cosh(asinh(f / k))
+    slope = mult / torch.cosh(compressed_BCHW / (factor * mult))
+    return torch.hypot(sigma_BCHW * slope, torch.tensor(run.error_floor))
+
+
+class CodecTask:
+    """The image codec on the cutouts of one survey, its last objects held out."""
+
+    def __init__(self, codec: ImageCodec, store: PixelStore, run: CodecRun, *, seed: int) -> None:
+        self.module = codec
+        self.store, self.run, self.seed = store, run, seed
+        self.train_rows = len(store) - run.held_out
+        if self.train_rows < 1:
+            raise ValueError(f"held_out ({run.held_out}) leaves none of {len(store)} objects")
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss on one augmented batch."""
+        run = self.run
+        rows = rows_of_step(seed=self.seed, step=step, batch=run.batch, rows=self.train_rows)
+        draws = uniforms(
+            seed=self.seed, stream=Stream.AUGMENTATION, step=step, slots=range(run.batch), width=8
+        )
+        images, sigma_BCHW = self.store.read(rows)
+        crop = run.crop if step < run.crop_share * run.optimizer.steps else images.flux_BCHW.shape[-1]
+        images, sigma_BCHW = augment(images, sigma_BCHW, draws, crop=crop)
+        images = as_stamps(images, draws, probability=run.stamp_probability)
+        return reconstruction_loss(self.module, images, sigma_BCHW, run), {}
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss on whole held-out cutouts, in float32."""
+        last = min(len(self.store), self.train_rows + self.run.evaluated)
+        losses = []
+        for start in range(self.train_rows, last, self.run.batch):
+            rows = np.arange(start, min(start + self.run.batch, last))
+            images, sigma_BCHW = self.store.read(rows)
+            losses.append(float(reconstruction_loss(self.module, images, sigma_BCHW, self.run)))
+        return {"loss": float(np.mean(losses))}
+
+
+def augment(
+    images: Images, sigma_BCHW: Tensor, draws: NDArray[np.float64], *, crop: int
+) -> tuple[Images, Tensor]:
+    """Turn and mirror each cutout, and cut ``crop`` pixels near the centre.
+
+    Parameters
+    ----------
+    draws
+        Uniform numbers (B, >=4): turns, mirror, offset down, offset across.
+    """
+    size = images.flux_BCHW.shape[-1]
+    flux, good, sigma = [], [], []
+    for row, (turn, mirror, down, across) in enumerate(draws[:, :4]):
+        top, left = (_offset(draw, size=size, crop=crop) for draw in (down, across))
+        for planes, out in ((images.flux_BCHW, flux), (images.good_BCHW, good), (sigma_BCHW, sigma)):
+            cut = planes[row, :, top : top + crop, left : left + crop]
+            turned = torch.rot90(cut, int(turn * 4), (1, 2))
+            out.append(turned.flip(2) if mirror < 0.5 else turned)
+    cropped = Images(
+        flux_BCHW=torch.stack(flux), good_BCHW=torch.stack(good), bands=images.bands
+    )
+    return cropped, torch.stack(sigma)
+
+
+def as_stamps(images: Images, draws: NDArray[np.float64], *, probability: float) -> Images:
+    """Mark all but a central square of some cutouts as not observed, as in small real stamps.
+
+    ``draws`` (B, >=6) decides with its columns 4 (whether) and 5 (side).
+    """
+    good_BCHW = images.good_BCHW.clone()
+    size = good_BCHW.shape[-1]
+    low, high = STAMP_SIDES
+    for row in (draws[:, 4] < probability).nonzero()[0]:
+        side = low + int(draws[row, 5] * (high - low))
+        margin = max(0, (size - side) // 2)
+        inside = torch.zeros(size, dtype=torch.bool)
+        inside[margin : size - margin] = True
+        good_BCHW[row] &= inside[:, None] & inside[None, :]
+    return Images(flux_BCHW=images.flux_BCHW, good_BCHW=good_BCHW, bands=images.bands)
+
+
+def _offset(draw: float, *, size: int, crop: int) -> int:
+    """First row of a crop whose centre lies up to an eighth of the cutout off the middle."""
+    middle, reach = (size - crop) // 2, min((size - crop) // 2, size // 8)
+    return middle - reach + int(draw * (2 * reach + 1))
