@@ -145,7 +145,9 @@ class Model:
     def _tokenize_images(self, codec: ImageCodec, images: Images) -> Tokens:
         flux, good = fit_to_grid(images.flux_BCHW, images.good_BCHW, size=codec.size)
         ids, valid = [], []
-        for flux_bCHW, good_bCHW in zip(flux.split(CODEC_ROWS), good.split(CODEC_ROWS), strict=True):
+        for flux_bCHW, good_bCHW in zip(
+            flux.split(CODEC_ROWS), good.split(CODEC_ROWS), strict=True
+        ):
             rows = len(flux_bCHW)
             padding = (CODEC_ROWS - rows, *flux_bCHW.shape[1:])
             coded = codec.encode(

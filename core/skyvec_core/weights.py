@@ -95,7 +95,7 @@ def _is_redundant(name: str) -> bool:
     return (
         name.endswith(".pos_emb")
         or (name.startswith("decoder_embeddings.") and name.endswith(".token_emb.weight"))
-        or (name.endswith("norm.bias") or ".norm" in name and name.endswith(".bias"))
+        or (name.endswith("norm.bias") or (".norm" in name and name.endswith(".bias")))
         or (name.startswith("encoder_embeddings.") and name.endswith(".mod_emb"))
     )
 

@@ -1,0 +1,36 @@
+"""skyvec: foundation-model embedding columns for astronomical catalogs.
+
+The names below load on first use, so that ``import skyvec`` costs neither torch nor Dask.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from skyvec.version import __version__
+
+if TYPE_CHECKING:
+    from skyvec.lazy import embed
+    from skyvec.models import load_model
+    from skyvec.probe import Probe
+    from skyvec.run_record import RunRecord
+    from skyvec.search import search
+    from skyvec.stage import run
+
+__all__ = ["Probe", "RunRecord", "__version__", "embed", "load_model", "run", "search"]
+
+_HOMES = {
+    "Probe": "skyvec.probe",
+    "RunRecord": "skyvec.run_record",
+    "embed": "skyvec.lazy",
+    "load_model": "skyvec.models",
+    "run": "skyvec.stage",
+    "search": "skyvec.search",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'skyvec' has no attribute {name!r}")

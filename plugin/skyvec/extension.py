@@ -11,26 +11,15 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import hats.io
-import numpy as np
-from hats.catalog import (
-    CollectionProperties,
-    ExtensionProperties,
-    PartitionInfo,
-    TableProperties,
-)
-from hats.io import file_io, paths
-from hats.io.skymap import write_skymap
+from hats.catalog import CollectionProperties, ExtensionProperties
 from hats.pixel_math.healpix_pixel import HealpixPixel
 
-from skyvec.quantum import SKYMAP_ORDER, STAGING, Job, QuantumRecord
+from skyvec.hats_output import finish_catalog
+from skyvec.quantum import STAGING, Job, QuantumRecord
 from skyvec.releases.hats_catalog import HatsRelease
-from skyvec_schemas.errors import RowTruthError
 
 
-def publish(
-    job: Job, release: HatsRelease, records: Sequence[QuantumRecord], *, name: str
-) -> Path:
+def publish(job: Job, release: HatsRelease, records: Sequence[QuantumRecord], *, name: str) -> Path:
     """Write the metadata of a complete product and register it; returns its properties file.
 
     Raises
@@ -40,63 +29,29 @@ def publish(
     """
     output = Path(job.output)
     shutil.rmtree(output / STAGING, ignore_errors=True)
-    filled = [record for record in records if record.rows]
-    rows = sum(record.rows for record in filled)
-    written = hats.io.write_parquet_metadata(str(output), create_per_partition_stats=False)
-    if written != rows:
-        raise RowTruthError(
-            f"the files hold {written} rows, the records count {rows}",
-            where=str(output),
-            remedy="Remove this folder and run again",
-        )
-    pixels = [HealpixPixel(record.order, record.pixel) for record in filled]
-    partitions = PartitionInfo.from_healpix(pixels)
-    partitions.write_to_file(str(output / "partition_info.csv"))
-    _write_skymap(output, filled)
-    _write_properties(job, release, records, name=name, partitions=partitions)
-    return _register(job, release, name=name)
-
-
-def _write_skymap(output: Path, records: Sequence[QuantumRecord]) -> None:
-    total: Counter[int] = Counter()
+    skymap: Counter[int] = Counter()
     for record in records:
-        total.update(record.skymap)
-    histogram = np.zeros(12 * 4**SKYMAP_ORDER, np.int64)
-    histogram[list(total)] = list(total.values())
-    # hats 0.11 still reads the coverage from the older of the two files.
-    file_io.write_fits_image(histogram, paths.get_point_map_file_pointer(str(output)))
-    write_skymap(histogram=histogram, catalog_dir=str(output), orders=None)
-
-
-def _write_properties(
-    job: Job,
-    release: HatsRelease,
-    records: Sequence[QuantumRecord],
-    *,
-    name: str,
-    partitions: PartitionInfo,
-) -> None:
-    source = release.catalog.catalog_info
-    survey = job.survey
-    products = list(job.columns.names) if job.columns else list(job.token_keys)
-    TableProperties(
-        catalog_name=name,
-        catalog_type="object",
-        total_rows=sum(record.rows for record in records),
+        skymap.update(record.skymap)
+    survey, source = job.survey, release.catalog.catalog_info
+    finish_catalog(
+        output,
+        name=name,
+        rows={HealpixPixel(r.order, r.pixel): r.rows for r in records if r.rows},
+        skymap=skymap,
         ra_column=survey.ra_column,
         dec_column=survey.dec_column,
+        default_columns=[survey.id_column, survey.ra_column, survey.dec_column, *job.products],
         healpix_column=release.healpix_column,
         healpix_order=source.healpix_order or 29,
-        default_columns=[survey.id_column, survey.ra_column, survey.dec_column, *products],
-        skymap_order=SKYMAP_ORDER,
-        hats_max_rows=max((record.rows for record in records), default=0),
-        moc_sky_fraction=partitions.calculate_fractional_coverage(),
-        prov_progenitor=source.catalog_name,
-        hats_progenitor_url=_relative_or_absolute(release.root, Path(job.output)),
-        addendum_description=f"skyvec {job.provenance.product} by {job.provenance.model}",
-        **job.provenance.properties(),
-        **TableProperties.new_provenance_dict(job.output, builder=_builder(job)),
-    ).to_properties_file(job.output)
+        builder=_builder(job),
+        properties={
+            "prov_progenitor": source.catalog_name,
+            "hats_progenitor_url": _relative_or_absolute(release.root, output),
+            "addendum_description": f"skyvec {job.provenance.product} by {job.provenance.model}",
+            **job.provenance.properties(),
+        },
+    )
+    return _register(job, release, name=name)
 
 
 def _register(job: Job, release: HatsRelease, *, name: str) -> Path:
@@ -109,7 +64,7 @@ def _register(job: Job, release: HatsRelease, *, name: str) -> Path:
         primary_column=job.survey.id_column,
         join_catalog=output.name,
         join_column=job.survey.id_column,
-        extension_columns=list(job.columns.names) if job.columns else list(job.token_keys),
+        extension_columns=list(job.products),
         extension_join_style="left",
         shares_primary_coordinates=True,
         extension_product_type=job.provenance.product,

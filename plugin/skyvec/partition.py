@@ -54,7 +54,7 @@ def tokenize_rows(
     batch: pa.RecordBatch, survey: Survey, model: Model, *, with_labels: bool = False
 ) -> TokenizedRows:
     """Tokenize every modality that the survey declares; never drops or reorders a row."""
-    observations, flags = _observe(batch, survey, model)
+    observations, flags = _observe(batch, survey)
     tokens = model.tokenize(observations)
     seen = np.any([coded.valid_BN.any(1).numpy() for coded in tokens.values()], axis=0)
     flags[~seen] |= Flag.NO_INPUT
@@ -83,7 +83,7 @@ def scalar_values(column: pa.Array) -> torch.Tensor:
 
 
 def _observe(
-    batch: pa.RecordBatch, survey: Survey, model: Model
+    batch: pa.RecordBatch, survey: Survey
 ) -> tuple[dict[str, Images | torch.Tensor], NDArray[np.int32]]:
     observations: dict[str, Images | torch.Tensor] = {}
     flags = np.zeros(len(batch), np.int32)

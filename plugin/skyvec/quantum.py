@@ -15,7 +15,6 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import hats
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +22,7 @@ from hats.io import paths
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from hats.pixel_math.spatial_index import spatial_index_to_healpix
 
+from skyvec.hats_output import SKYMAP_ORDER
 from skyvec.partition import TokenizedRows, embed_rows, tokenize_rows
 from skyvec.releases.hats_catalog import HatsRelease
 from skyvec.row_truth import RowTruth
@@ -36,7 +36,6 @@ from skyvec_schemas.quality_flags import INFORMATIVE, Flag
 from skyvec_schemas.survey_columns import Survey
 from skyvec_schemas.token_columns import token_array, token_type
 
-SKYMAP_ORDER = 8
 STAGING, RECORDS = Path(".staging"), Path("skyvec", "records")
 PAGE_BYTES = 1 << 20
 
@@ -62,6 +61,11 @@ class Job:
         image = (self.survey.image.token_key,) if self.survey.image else ()
         scalars = tuple(scalar.token_key for scalar in self.survey.scalars)
         return (*image, *scalars, *self.survey.labels.values())
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """Columns that the output adds to the keys."""
+        return self.columns.names if self.columns else self.token_keys
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from skyvec.cluster import dask_client
 from skyvec.extension import publish
 from skyvec.models import DEFAULT, load_model
 from skyvec.quantum import Job, QuantumRecord, record_path, run_quantum
@@ -199,9 +198,7 @@ def default_name(model: str, product: Product) -> str:
     return f"{base}_v1" if product == "embedding" else f"{base}_tokens"
 
 
-def _provenance(
-    model: Model, survey: Survey, *, product: Product, dtype: VectorType
-) -> Provenance:
+def _provenance(model: Model, survey: Survey, *, product: Product, dtype: VectorType) -> Provenance:
     image = ((survey.image.name, survey.image.token_key),) if survey.image else ()
     pairs = (*image, *((s.name, s.token_key) for s in survey.scalars), *survey.labels.items())
     return Provenance(
@@ -306,18 +303,19 @@ def _claim(job: Job) -> None:
 def _execute(
     prepared: Plan, *, client: Client | None, workers: int | None, progress: Progress | None
 ) -> Iterator[QuantumRecord]:
-    report = progress or (lambda record: None)
     if not prepared.todo:
         return
     if client is None and workers == 0:
         for pixel in prepared.todo:
             record = run_quantum(prepared.job, pixel.order, pixel.pixel)
-            report(record)
+            if progress:
+                progress(record)
             yield record
         return
-    with _client(client, workers) as connected:
+    with dask_client(client, workers) as connected:
         for record in _submit(connected, prepared):
-            report(record)
+            if progress:
+                progress(record)
             yield record
 
 
@@ -342,29 +340,6 @@ def _submit(client: Client, prepared: Plan) -> Iterator[QuantumRecord]:
             f" (tried {RETRIES + 1} times; run the same command again)",
         )  # fmt: skip
         yield lost
-
-
-@contextmanager
-def _client(client: Client | None, workers: int | None) -> Iterator[Client]:
-    """The caller's client, or one to a cluster on this machine that ends with the run."""
-    if client is not None:
-        yield client
-        return
-    from distributed import Client as DaskClient
-    from distributed import LocalCluster
-
-    count = workers or os.cpu_count() or 1
-    with (
-        LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=None,
-            silence_logs="ERROR",
-        ) as cluster,
-        DaskClient(cluster) as connected,
-    ):
-        yield connected
 
 
 __all__: Sequence[str] = ("Plan", "named_survey", "plan", "run")

@@ -71,14 +71,19 @@ class Survey:
         )
 
 
-def image_struct(value: pa.DataType | None = None) -> pa.StructType:
-    """Arrow type of an image column: one list entry per band, mask True = good pixel."""
-    plane = pa.list_(pa.list_(value or pa.float32()))
+def image_struct(*, with_ivar: bool = True) -> pa.StructType:
+    """Arrow type of an image column: one list entry per band, mask True = good pixel.
+
+    LSDB reads it as a nested column, for which every field of a row must have the same length; a
+    release without inverse variances leaves the field out.
+    """
+    plane = pa.list_(pa.list_(pa.float32()))
+    ivar = [("ivar", pa.list_(plane))] if with_ivar else []
     return pa.struct(
         [
             ("band", pa.list_(pa.string())),
             ("flux", pa.list_(plane)),
-            ("ivar", pa.list_(plane)),
+            *ivar,
             ("mask", pa.list_(pa.list_(pa.list_(pa.bool_())))),
             ("psf_fwhm", pa.list_(pa.float32())),
             ("scale", pa.list_(pa.float32())),
@@ -86,17 +91,19 @@ def image_struct(value: pa.DataType | None = None) -> pa.StructType:
     )
 
 
+LEGACY_IMAGE = ImageColumn(
+    name="image",
+    token_key="tok_image",
+    bands=MappingProxyType(
+        {"des-g": "DES-G", "des-r": "DES-R", "des-i": "DES-I", "des-z": "DES-Z"}
+    ),
+    unit="nanomaggy",
+    pixel_scale=0.262,
+)
+
 LEGACY_SURVEY = Survey(
     name="legacysurvey",
-    image=ImageColumn(
-        name="image",
-        token_key="tok_image",  # noqa: S106 - a modality, not a secret
-        bands=MappingProxyType(
-            {"des-g": "DES-G", "des-r": "DES-R", "des-i": "DES-I", "des-z": "DES-Z"}
-        ),
-        unit="nanomaggy",
-        pixel_scale=0.262,
-    ),
+    image=LEGACY_IMAGE,
     scalars=(
         ScalarColumn(name="FLUX_G", token_key="tok_flux_g", unit="nanomaggy"),
         ScalarColumn(name="FLUX_R", token_key="tok_flux_r", unit="nanomaggy"),

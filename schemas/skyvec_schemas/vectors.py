@@ -21,7 +21,7 @@ def fixed_shape_tensor(value: pa.DataType, width: int) -> pa.DataType:
 
 def tensor_array(values: NDArray[Any], *, absent: NDArray[np.bool_] | None = None) -> pa.Array:
     """Column of the rows of ``values`` (rows, width); null where ``absent``."""
-    rows, width = values.shape
+    width = values.shape[1]
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
     mask = None if absent is None or not absent.any() else pa.array(absent)
     storage = pa.FixedSizeListArray.from_arrays(flat, width, mask=mask)

@@ -5,24 +5,34 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
 
 from skyvec_core.codecs.folder import save_codec
 from skyvec_core.modalities import MODALITIES
-from skyvec_schemas.errors import ConfigurationError, SkyvecError
+from skyvec_schemas.errors import SkyvecError
 from skyvec_schemas.survey_columns import SURVEYS
-from skyvec_training import checkpoint, curves, image_codec, pixels, reconstruction
-from skyvec_training.config import Recipe, digest_of_run, load_recipe
+from skyvec_training import (
+    curves,
+    export,
+    image_codec,
+    model_card,
+    pixels,
+    reconstruction,
+    scalars,
+    tokens,
+    transformer,
+)
+from skyvec_training.config import CodecRun, Recipe, TransformerRun, digest_of_run, load_recipe
 from skyvec_training.progress import RunProgress
 from skyvec_training.trainer import Outcome, train
 
 CONSOLE = Console()
-RECIPE = Path(__file__).parent.parent / "recipes" / "skyvec_tiny.toml"
+RECIPE = Path(__file__).parent / "recipes" / "skyvec_tiny.toml"
 
 
 def train_image_codec(recipe: Recipe, arguments: argparse.Namespace) -> Outcome:
@@ -41,11 +51,10 @@ def train_image_codec(recipe: Recipe, arguments: argparse.Namespace) -> Outcome:
             task, run.optimizer, out, run_digest=_digest(run, arguments.seed),
             minutes=arguments.minutes, observe=progress.show,
         )  # fmt: skip
-    assert survey.image is not None
     # Scores are those of the weights that are published: rounded to half precision.
     codec.load_state_dict({k: v.half().float() if v.is_floating_point() else v
                            for k, v in codec.state_dict().items()})  # fmt: skip
-    save_codec(codec, out, MODALITIES[survey.image.token_key], dtype=torch.float16)
+    save_codec(codec, out, MODALITIES["tok_image"], dtype=torch.float16)
     held_out = np.arange(task.train_rows, min(len(store), task.train_rows + 512))
     scored = reconstruction.scores(codec, store, held_out)
     (out / "reconstruction.json").write_text(json.dumps(scored, indent=2))
@@ -55,7 +64,62 @@ def train_image_codec(recipe: Recipe, arguments: argparse.Namespace) -> Outcome:
     return outcome
 
 
-def _digest(run: object, seed: int) -> str:
+def fit_scalars(recipe: Recipe, arguments: argparse.Namespace) -> None:
+    """Fit the scalar codecs of a survey and write them into ``--out``."""
+    survey = SURVEYS[recipe.scalars.survey]
+    columns = scalars.columns_of(survey)
+    values = scalars.read_scalars(arguments.catalog, list(columns))
+    for key, codec in scalars.fit_scalars(values, survey, recipe.scalars).items():
+        save_codec(codec, arguments.out, MODALITIES[key])
+        table = codec.quantizer.values
+        CONSOLE.print(f"{key:14s} {table[0]:.4g} to {table[-1]:.4g} (codec scale)")
+
+
+def train_transformer(recipe: Recipe, arguments: argparse.Namespace) -> Outcome:
+    """Train on a token extension; the checkpoints and the log lie in ``--out``."""
+    run, out = recipe.transformer, arguments.out
+    model = transformer.build_transformer(run, seed=arguments.seed)
+    store = tokens.read_tokens(arguments.tokens, model.vocabulary)
+    task = transformer.TransformerTask(model, store, run, seed=arguments.seed)
+    CONSOLE.print(f"{len(store)} objects, {run.held_out} of them held out")
+    with RunProgress("transformer", steps=run.optimizer.steps, console=CONSOLE) as progress:
+        outcome = train(
+            task, run.optimizer, out, run_digest=_digest(run, arguments.seed),
+            minutes=arguments.minutes, observe=progress.show,
+        )  # fmt: skip
+    curves.draw_curve(out, out / "loss.png")
+    return outcome
+
+
+def export_folder(recipe: Recipe, arguments: argparse.Namespace) -> None:
+    """Gather a model folder and write its card."""
+    model = transformer.build_transformer(recipe.transformer, seed=arguments.seed)
+    exported = export.export_model(
+        model, export.newest_of(arguments.transformer), [arguments.codecs, arguments.scalars],
+        arguments.out, name=recipe.name,
+    )  # fmt: skip
+    card = model_card.model_card(
+        exported, recipe, seed=arguments.seed, data=arguments.data, codec_run=arguments.codecs,
+        transformer_run=arguments.transformer, commands=_commands(arguments),
+    )  # fmt: skip
+    model_card.write_card(arguments.out, card)
+    size = sum(f.stat().st_size for f in arguments.out.rglob("*") if f.is_file())
+    CONSOLE.print(f"{arguments.out}: {size / 1e6:.1f} MB, digest {exported.digest}")
+
+
+def _commands(arguments: argparse.Namespace) -> list[str]:
+    train_with = f"--recipe {arguments.recipe.name} --seed {arguments.seed}"
+    parts = "--scalars scalars --transformer transformer"
+    return [
+        f"python -m skyvec_training image-codec CATALOG --out codec {train_with}",
+        f"python -m skyvec_training scalars CATALOG --out scalars {train_with}",
+        "skyvec tokenize CATALOG, with these codecs, into TOKENS",
+        f"python -m skyvec_training transformer TOKENS --out transformer {train_with}",
+        f"python -m skyvec_training export codec {parts} --out {arguments.out.name} {train_with}",
+    ]
+
+
+def _digest(run: CodecRun | TransformerRun, seed: int) -> str:
     return f"{digest_of_run(run)}-{seed}"
 
 
@@ -76,6 +140,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=torch.get_num_threads())
         if name in {"image-codec", "transformer"}:
             command.add_argument("--minutes", type=float, help="stop here; run again to go on")
+        if name == "export":
+            command.add_argument("--scalars", type=Path, required=True, help="run of `scalars`")
+            command.add_argument("--transformer", type=Path, required=True, help="its run")
+            command.add_argument("--data", default="not stated", help="training data, in words")
     return parser
 
 
@@ -87,12 +155,17 @@ def main(argv: list[str] | None = None) -> int:
         recipe = load_recipe(arguments.recipe)
         outcome = COMMANDS[arguments.command](recipe, arguments)
     except SkyvecError as error:
-        CONSOLE.print(f"[red]{error}[/red]")
+        CONSOLE.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     return 0 if outcome is None or outcome.finished else 20
 
 
-COMMANDS = {"image-codec": train_image_codec}
+COMMANDS: dict[str, Callable[[Recipe, argparse.Namespace], Outcome | None]] = {
+    "image-codec": train_image_codec,
+    "scalars": fit_scalars,
+    "transformer": train_transformer,
+    "export": export_folder,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

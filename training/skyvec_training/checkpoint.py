@@ -64,7 +64,7 @@ def save(
     for path in (*aside.iterdir(), aside):
         _sync(path)
     shutil.rmtree(final, ignore_errors=True)
-    os.rename(aside, final)
+    aside.rename(final)
     _sync(folder)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old.folder)

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from skyvec_schemas.errors import ConfigurationError
 
@@ -39,7 +39,9 @@ class OptimizerRun:
         if not 0 <= self.warmup_steps <= self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must lie in 0..{self.steps}")
         if min(self.log_every, self.evaluate_every, self.checkpoint_every, self.keep) < 1:
-            raise ValueError("log_every, evaluate_every, checkpoint_every and keep must be positive")
+            raise ValueError(
+                "log_every, evaluate_every, checkpoint_every and keep must be positive"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +96,8 @@ class MaskingRun:
     output_budget: int = 80
     least_input_share: float = 0.3
     """Inputs are at most a uniform share, between this and 1, of the tokens that may be inputs."""
-    beta: tuple[float, float] = (0.5, 1.0)
-    """Share of a modality's tokens that are targets, the first modality excepted."""
+    target_skew: float = 0.5
+    """a of the Beta(a, 1) share of a modality's tokens that are targets (AION-1: 0.1)."""
     scalar_target_probability: float = 1.0
     """Chance that a one-token modality that is no input is a target."""
     stamp_probability: float = 0.25
@@ -115,6 +117,7 @@ class TransformerSizes:
     encoder_depth: int
     decoder_depth: int
     domains: tuple[str, ...]
+    """Token keys, all of them inputs and targets."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,16 +166,15 @@ def load_recipe(path: Path) -> Recipe:
         raise ConfigurationError(
             "; ".join(problems), where=str(path), remedy="Correct these keys of the recipe"
         )
-    assert isinstance(recipe, Recipe)
-    return recipe
+    return cast("Recipe", recipe)
 
 
-def digest_of_run(run: Any) -> str:
+def digest_of_run(run: CodecRun | TransformerRun) -> str:
     """SHA-256 of a run's settings; equal digests make checkpoints interchangeable."""
     return hashlib.sha256(json.dumps(asdict(run), sort_keys=True).encode()).hexdigest()
 
 
-def _build(kind: type[Any], raw: Mapping[str, Any], at: str, problems: list[str]) -> Any:
+def _build(kind: type[Any], raw: Mapping[str, Any], at: str, problems: list[str]) -> object:
     hints = get_type_hints(kind)
     known = {f.name for f in fields(kind)}
     problems += [f"unknown key {at}{key}" for key in sorted(raw.keys() - known)]
@@ -188,24 +190,22 @@ def _build(kind: type[Any], raw: Mapping[str, Any], at: str, problems: list[str]
         return None
 
 
-def _convert(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
-    if is_dataclass(hint) and isinstance(hint, type):
+def _convert(  # a type hint has no type of its own
+    hint: Any,  # noqa: ANN401
+    value: object,
+    at: str,
+    problems: list[str],
+) -> object:
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         return _build(hint, value, f"{at}.", problems)
     origin, parts = get_origin(hint), get_args(hint)
     if origin is tuple and isinstance(value, list):
         return tuple(_convert(parts[0], item, at, problems) for item in value)
-    if origin is not None and issubclass_of_mapping(origin) and isinstance(value, Mapping):
+    if origin is Mapping and isinstance(value, Mapping):
         return {k: _convert(parts[1], v, f"{at}.{k}", problems) for k, v in value.items()}
-    if origin is Literal and value in parts:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and type(value) is int:
         return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not isinstance(value, bool):
+    if (origin is Literal and value in parts) or type(value) is hint:
         return value
     problems.append(f"{at}: {value!r} is not {getattr(hint, '__name__', hint)}")
     return None
-
-
-def issubclass_of_mapping(origin: object) -> bool:
-    """Whether a type hint's origin is a mapping."""
-    return isinstance(origin, type) and issubclass(origin, Mapping)

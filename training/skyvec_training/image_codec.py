@@ -21,6 +21,9 @@ from skyvec_training.pixels import PixelStore
 STAMP_SIDES = (16, 72)
 """Least and largest side in pixels of the central square that `as_stamps` leaves."""
 
+LATENT_SPREAD = 2.5
+"""Starting scale of the latents: at 1 only the inner levels of the quantizer are ever used."""
+
 
 def build_codec(run: CodecRun, *, seed: int) -> ImageCodec:
     """A codec with fresh weights."""
@@ -29,10 +32,12 @@ def build_codec(run: CodecRun, *, seed: int) -> ImageCodec:
     for module in codec.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
             torch.nn.init.kaiming_uniform_(module.weight, a=5**0.5, generator=generator)
-            assert module.bias is not None
             bound = module.weight[0].numel() ** -0.5
-            torch.nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-    return codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+            if module.bias is not None:
+                torch.nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+    with torch.no_grad():
+        codec.pre_quant_proj.weight.mul_(LATENT_SPREAD)
+    return codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def reconstruction_loss(
@@ -90,7 +95,9 @@ class CodecTask:
             seed=self.seed, stream=Stream.AUGMENTATION, step=step, slots=range(run.batch), width=8
         )
         images, sigma_BCHW = self.store.read(rows)
-        crop = run.crop if step < run.crop_share * run.optimizer.steps else images.flux_BCHW.shape[-1]
+        crop = (
+            run.crop if step < run.crop_share * run.optimizer.steps else images.flux_BCHW.shape[-1]
+        )
         images, sigma_BCHW = augment(images, sigma_BCHW, draws, crop=crop)
         images = as_stamps(images, draws, probability=run.stamp_probability)
         return reconstruction_loss(self.module, images, sigma_BCHW, run), {}
@@ -117,16 +124,20 @@ def augment(
         Uniform numbers (B, >=4): turns, mirror, offset down, offset across.
     """
     size = images.flux_BCHW.shape[-1]
-    flux, good, sigma = [], [], []
+    flux: list[Tensor] = []
+    good: list[Tensor] = []
+    sigma: list[Tensor] = []
     for row, (turn, mirror, down, across) in enumerate(draws[:, :4]):
         top, left = (_offset(draw, size=size, crop=crop) for draw in (down, across))
-        for planes, out in ((images.flux_BCHW, flux), (images.good_BCHW, good), (sigma_BCHW, sigma)):
+        for planes, out in (
+            (images.flux_BCHW, flux),
+            (images.good_BCHW, good),
+            (sigma_BCHW, sigma),
+        ):
             cut = planes[row, :, top : top + crop, left : left + crop]
             turned = torch.rot90(cut, int(turn * 4), (1, 2))
             out.append(turned.flip(2) if mirror < 0.5 else turned)
-    cropped = Images(
-        flux_BCHW=torch.stack(flux), good_BCHW=torch.stack(good), bands=images.bands
-    )
+    cropped = Images(flux_BCHW=torch.stack(flux), good_BCHW=torch.stack(good), bands=images.bands)
     return cropped, torch.stack(sigma)
 
 

@@ -85,7 +85,8 @@ def unpack(catalog: Path, survey: Survey, folder: Path, *, size: int = 96) -> Pi
             flux[start:stop], sigma[start:stop] = cutouts(batch[column.name], column, size=size)
             ids.append(batch[survey.id_column].to_numpy(zero_copy_only=False))
             start = stop
-    flux.flush(), sigma.flush()
+    flux.flush()
+    sigma.flush()
     np.save(folder / "ids.npy", np.concatenate(ids))
     (folder / "bands.txt").write_text(" ".join(column.bands.values()))
     return open_store(folder)

@@ -22,7 +22,10 @@ from skyvec_training.optimizer import build_optimizer, learning_rate
 class Task(Protocol):
     """What is trained: everything about a step follows from its number."""
 
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module:
+        """What has the parameters."""
+        ...
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of this step and what else to log."""
@@ -74,7 +77,9 @@ def train(
         if done % run.evaluate_every == 0 or done == run.steps:
             _tell(log, observe, {**_evaluate(task), "kind": "held_out", "step": float(done)})
         if done % run.checkpoint_every == 0:
-            _save(task, optimizer, run, folder, done, before + time.monotonic() - started, run_digest)
+            _save(
+                task, optimizer, run, folder, done, before + time.monotonic() - started, run_digest
+            )
             saved = done
     seconds = before + time.monotonic() - started
     if saved != done:

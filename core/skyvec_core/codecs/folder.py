@@ -95,5 +95,7 @@ def refuse_differences(
         if expected[name].shape != found[name].shape
     ]
     if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if problems[8:] else "")
+        shown = "; ".join(problems[:8]) + (
+            f"; and {len(problems) - 8} more" if problems[8:] else ""
+        )
         raise ValueError(f"{path}: {shown}")

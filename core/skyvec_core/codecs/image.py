@@ -138,9 +138,7 @@ def channels_of(bands: Sequence[str]) -> list[int]:
 class _Autoencoder(nn.Module):
     def __init__(self, config: ImageCodecConfig) -> None:
         super().__init__()
-        widths = [
-            config.hidden_dims // 2**step for step in range(config.n_compressions, -1, -1)
-        ]
+        widths = [config.hidden_dims // 2**step for step in range(config.n_compressions, -1, -1)]
         first, last, repeat = widths[0], widths[-1], config.num_consecutive
         self.conv_in = _Convolution(config.multisurvey_projection_dims, first, 7)
         self.conv_out = _Convolution(first, config.multisurvey_projection_dims, 3)

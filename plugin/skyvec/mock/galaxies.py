@@ -241,20 +241,20 @@ def _population() -> tuple[Floats, Floats, Floats]:
     redshift = np.linspace(0.01, 1.45, 289)
     light = np.array(
         [
-            np.percentile(
-                templates.fluxes(templates.mix, np.full(len(templates.mix), z))[:, 3], 99
-            )
+            np.percentile(templates.fluxes(templates.mix, np.full(len(templates.mix), z))[:, 3], 99)
             for z in redshift
         ]
     )
     faintest = 0.4 * (22.5 - MAGNITUDE_LIMIT) - np.log10(light)
     volume = COSMOLOGY.differential_comoving_volume(redshift).value
-    density = _mass_function(_LOG_MASS) * (_LOG_MASS >= faintest[:, None])
+    density = _mass_function(_LOG_MASS) * (faintest[:, None] <= _LOG_MASS)
     number = volume * density.sum(axis=1) * (1 + redshift) ** -0.6
     cumulative = np.cumsum((number[1:] + number[:-1]) / 2)
     cumulative = np.concatenate([[0.0], cumulative]) / cumulative[-1]
     mass_cumulative = np.cumsum(density, axis=1)
-    quantiles = np.array([np.interp(_QUANTILES, row / row[-1], _LOG_MASS) for row in mass_cumulative])
+    quantiles = np.array(
+        [np.interp(_QUANTILES, row / row[-1], _LOG_MASS) for row in mass_cumulative]
+    )
     return redshift, cumulative, quantiles
 
 

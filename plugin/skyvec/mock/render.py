@@ -1,5 +1,6 @@
-"""Draw a scene in Fourier space: profile x position x PSF x pixel, one inverse transform per band.
+"""Draw a scene and observe it: a galaxy and its neighbours, PSF, pixels, noise, bad pixels.
 
+Drawn in Fourier space as profile x position x PSF x pixel, with one inverse transform per band.
 Profiles are known there in closed form: an exponential disc is (1 + k^2 h^2)^(-3/2), a
 de Vaucouleurs bulge and the PSF are sums of Gaussians. North is up, east is left.
 """
@@ -9,21 +10,62 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skyvec.mock.galaxies import (
+    Floats,
+    GalaxyLatents,
+    Photometry,
+    load_templates,
+    object_rng,
+)
+from skyvec_schemas.survey_columns import LEGACY_SURVEY, ImageColumn
+
 Image = NDArray[np.float32]
 Profile = Literal["point", "exponential", "de_vaucouleurs"]
 
-# Weights and variances (half-light radii squared) of Hogg & Lang (2013), table 1, "lux-luv" dev.
+IMAGE = cast("ImageColumn", LEGACY_SURVEY.image)
+PIXEL_SCALE = IMAGE.pixel_scale
+IMAGE_BANDS = tuple(IMAGE.bands)
+PSF_FWHM = np.array([1.29, 1.18, 1.19, 1.11])
+"""Survey medians in griz, arcsec; Dey et al. (2019) and the DR10 description."""
+PSF_DEPTH = np.array([24.5, 23.9, 23.3, 23.0])
+"""Point sources at 5 sigma in griz, AB."""
+ELECTRONS = np.array([9000.0, 10000.0, 8000.0, 6000.0])
+"""Electrons per nanomaggy in a coadd of griz: three exposures of about 90 s."""
+NEIGHBOURS_PER_SQUARE_ARCMIN = 22.7
+"""Sources between r = 17.5 and 24: four in a cutout of 96 pixels."""
+
+_PIXEL_STREAM = 2
+# De Vaucouleurs' law to 8 half-light radii, softened in its innermost core: weights and variances
+# (half-light radii squared) of Hogg & Lang (2013), the bulge that the Tractor fits to the survey.
 _BULGE_WEIGHT = np.array(
-    [0.0426347652, 0.240127183, 0.685907632, 1.51937350, 2.83627243, 4.46467501, 5.72440830, 5.60989349]
+    [
+        0.0426347652,
+        0.240127183,
+        0.685907632,
+        1.51937350,
+        2.83627243,
+        4.46467501,
+        5.72440830,
+        5.60989349,
+    ]
 )
 _BULGE_WEIGHT = _BULGE_WEIGHT / _BULGE_WEIGHT.sum()
 _BULGE_VARIANCE = np.array(
-    [2.23759216e-4, 1.00220099e-3, 4.18731126e-3, 1.69432589e-2, 6.84850479e-2, 0.287207080, 1.33320254, 8.40215071]
+    [
+        2.23759216e-4,
+        1.00220099e-3,
+        4.18731126e-3,
+        1.69432589e-2,
+        6.84850479e-2,
+        0.287207080,
+        1.33320254,
+        8.40215071,
+    ]
 )
 # Least squares on profile and enclosed flux of a Moffat with beta = 3.5: within 0.1% of its peak.
 _PSF_WEIGHT = np.array([0.24576702, 0.60143919, 0.15279379])
@@ -53,6 +95,17 @@ class Component:
     def reach(self) -> float:
         """Arcsec out to which the profile matters."""
         return _REACH[self.profile] * self.half_light_radius
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutout:
+    """One observed object, every array (band, size, size) but for the PSF (band,)."""
+
+    flux: NDArray[np.float32]
+    ivar: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    """True where good."""
+    psf_fwhm: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +149,100 @@ def render(
     first = (grid.size - size) // 2
     window = padded[:, first : first + size, first : first + size]
     return np.ascontiguousarray(window, dtype=np.float32)
+
+
+def observe(
+    index: int,
+    *,
+    seed: int,
+    components: Sequence[Component],
+    psf_fwhm: Floats,
+    depth: Floats,
+    size: int,
+) -> Cutout:
+    """Render a scene and add noise and bad pixels."""
+    rng = object_rng(seed=seed, index=index, stream=_PIXEL_STREAM)
+    model = render(components, psf_fwhm=list(psf_fwhm), size=size, pixel_scale=PIXEL_SCALE)
+    # Noise-equivalent area of a Gaussian PSF, in pixels.
+    area = 4 * np.pi * (psf_fwhm / 2.3548 / PIXEL_SCALE) ** 2
+    sky = (one_sigma(depth) ** 2 / area).astype(np.float32)[:, None, None]
+    per_photon = (1 / ELECTRONS).astype(np.float32)[:, None, None]
+    variance = sky + np.maximum(model, 0) * per_photon
+    noise = rng.standard_normal(size=model.shape, dtype=np.float32)
+    bad = _bad_pixels(rng, size=size)
+    return Cutout(
+        flux=np.where(bad, np.float32(0), model + noise * np.sqrt(variance)),
+        ivar=np.where(bad, np.float32(0), 1 / variance),
+        # As in the Multimodal Universe: one mask for all bands.
+        mask=np.broadcast_to(~bad.any(axis=0), bad.shape),
+        psf_fwhm=psf_fwhm.astype(np.float32),
+    )
+
+
+def galaxy_components(latents: GalaxyLatents, truth: Photometry, *, row: int) -> list[Component]:
+    """Bulge and disc of one galaxy, in griz."""
+    griz = slice(0, len(IMAGE_BANDS))
+    return [
+        Component(
+            profile="de_vaucouleurs",
+            flux=truth.bulge[row, griz],
+            half_light_radius=float(latents.bulge_radius[row]),
+            axis_ratio=float(latents.bulge_axis_ratio[row]),
+            position_angle=float(latents.position_angle[row]),
+        ),
+        Component(
+            profile="exponential",
+            flux=truth.disc[row, griz],
+            half_light_radius=float(latents.disc_radius[row]),
+            axis_ratio=float(latents.disc_axis_ratio[row]),
+            position_angle=float(latents.position_angle[row]),
+        ),
+    ]
+
+
+def neighbours(rng: np.random.Generator, *, width: float) -> list[Component]:
+    """Stars and galaxies anywhere in a field of ``width`` arcsec, counts rising as 10^(0.35 r)."""
+    expected = NEIGHBOURS_PER_SQUARE_ARCMIN * (width / 60) ** 2
+    found = []
+    for _ in range(rng.poisson(expected)):
+        faint = 0.35 * np.log(10) * (24.0 - 17.5)
+        magnitude = 24.0 + np.log(1 - rng.random() * (1 - np.exp(-faint))) / (0.35 * np.log(10))
+        offset = tuple((rng.random(2) - 0.5) * width)
+        is_star = rng.random() < 0.2
+        colors = _star_colors(rng) if is_star else _galaxy_colors(rng)
+        profile: Profile = "point" if is_star else "exponential"
+        found.append(
+            Component(
+                profile=profile,
+                flux=colors * 10 ** (0.4 * (22.5 - magnitude)),
+                offset=offset,
+                half_light_radius=0.5 * 10 ** (0.12 * (22 - magnitude) + 0.15 * rng.normal()),
+                axis_ratio=rng.uniform(0.3, 1),
+                position_angle=rng.uniform(0, np.pi),
+            )
+        )
+    return found
+
+
+def half_light_radius(*, bulge_fraction: float, bulge_radius: float, disc_radius: float) -> float:
+    """Radius that holds half the light of bulge plus disc, all three along the major axis."""
+    low, high = sorted((bulge_radius, disc_radius))
+    for _ in range(30):
+        radius = (low + high) / 2
+        scaled = _HALF_LIGHT_PER_SCALE * radius / disc_radius
+        disc = 1 - (1 + scaled) * np.exp(-scaled)
+        gaussians = np.exp(-0.5 * (radius / bulge_radius) ** 2 / _BULGE_VARIANCE)
+        bulge = 1 - (_BULGE_WEIGHT * gaussians).sum()
+        if bulge_fraction * bulge + (1 - bulge_fraction) * disc < 0.5:
+            low = radius
+        else:
+            high = radius
+    return (low + high) / 2
+
+
+def one_sigma(depth: Floats) -> Floats:
+    """One sigma in nanomaggies at a depth of five."""
+    return np.asarray(10 ** (0.4 * (22.5 - depth)) / 5)
 
 
 def _grid_size(
@@ -149,17 +296,29 @@ def _gaussians(k2: Image, weights: NDArray[np.float64], variances: NDArray[np.fl
     return total
 
 
-def half_light_radius(*, bulge_fraction: float, bulge_radius: float, disc_radius: float) -> float:
-    """Radius that holds half the light of bulge plus disc, all three along the major axis."""
-    low, high = sorted((bulge_radius, disc_radius))
-    for _ in range(30):
-        radius = (low + high) / 2
-        scaled = _HALF_LIGHT_PER_SCALE * radius / disc_radius
-        disc = 1 - (1 + scaled) * np.exp(-scaled)
-        gaussians = np.exp(-0.5 * (radius / bulge_radius) ** 2 / _BULGE_VARIANCE)
-        bulge = 1 - (_BULGE_WEIGHT * gaussians).sum()
-        if bulge_fraction * bulge + (1 - bulge_fraction) * disc < 0.5:
-            low = radius
+def _star_colors(rng: np.random.Generator) -> Floats:
+    """Fluxes in griz over that in r, along the main sequence."""
+    r_i = rng.gamma(1.5, 0.35)
+    g_r = min(0.25 + 2.2 * r_i, 1.45)
+    return np.asarray(10 ** (0.4 * np.array([-g_r, 0, r_i, 1.5 * r_i])))
+
+
+def _galaxy_colors(rng: np.random.Generator) -> Floats:
+    """Fluxes in griz over that in r of a real mix somewhere between z = 0.1 and 1."""
+    templates = load_templates()
+    chosen = templates.mix[rng.integers(len(templates.mix))][None]
+    flux = templates.fluxes(chosen, rng.uniform(0.1, 1.0, size=1))[0, : len(IMAGE_BANDS)]
+    return np.asarray(flux / flux[1])
+
+
+def _bad_pixels(rng: np.random.Generator, *, size: int) -> NDArray[np.bool_]:
+    """Cosmic rays and bad columns, in one band each; two images in three have none."""
+    bad = np.zeros((len(IMAGE_BANDS), size, size), dtype=bool)
+    for _ in range(rng.poisson(0.4)):
+        band, y, x = rng.integers(len(IMAGE_BANDS)), rng.integers(size), rng.integers(size)
+        if rng.random() < 0.3:
+            bad[band, y : y + rng.integers(8, size), x] = True
         else:
-            high = radius
-    return (low + high) / 2
+            height, width = rng.integers(1, 5, size=2)
+            bad[band, y : y + height, x : x + width] = True
+    return bad

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -36,9 +37,9 @@ from hats.pixel_math import (
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
 
-from skyvec.mock import galaxies
 from skyvec.mock.galaxies import (
     BANDS,
+    Floats,
     GalaxyLatents,
     Photometry,
     draw_latents,
@@ -47,28 +48,28 @@ from skyvec.mock.galaxies import (
     object_rng,
     photometry,
 )
-from skyvec.mock.render import Component, Profile, half_light_radius, render
-from skyvec_schemas.errors import ConfigurationError, OutputExistsError
+from skyvec.mock.render import (
+    IMAGE,
+    IMAGE_BANDS,
+    PIXEL_SCALE,
+    PSF_DEPTH,
+    PSF_FWHM,
+    Cutout,
+    galaxy_components,
+    half_light_radius,
+    neighbours,
+    observe,
+    one_sigma,
+)
+from skyvec_schemas.errors import ConfigurationError, InfrastructureError, OutputExistsError
 from skyvec_schemas.survey_columns import LEGACY_SURVEY, image_struct
 
-Floats = NDArray[np.float64]
-
-IMAGE = LEGACY_SURVEY.image
-PIXEL_SCALE = IMAGE.pixel_scale
-IMAGE_BANDS = tuple(IMAGE.bands)
-PSF_FWHM = np.array([1.29, 1.18, 1.19, 1.11])
-"""Survey medians in griz, arcsec; Dey et al. (2019) and the DR10 description."""
-PSF_DEPTH = np.array([24.5, 23.9, 23.3, 23.0])
-"""Point sources at 5 sigma in griz, AB."""
-ELECTRONS = np.array([9000.0, 10000.0, 8000.0, 6000.0])
-"""Electrons per nanomaggy in a coadd of griz: three exposures of about 90 s."""
 WISE_DEPTH = np.array([21.0, 20.3, 16.9, 14.9])
 """Forced photometry in W1-W4 at 5 sigma, AB."""
-NEIGHBOURS_PER_SQUARE_ARCMIN = 22.7
-"""Sources between r = 17.5 and 24: four in a cutout of 96 pixels."""
-ROW_GROUP_ROWS = 256
+ROW_GROUP_PIXELS = 256 * 96 * 96
+"""Of one band in a row group: 256 rows at 96 pixels, fewer if the cutouts are larger."""
 
-_FIELD_STREAM, _PIXEL_STREAM, _CATALOG_STREAM = 1, 2, 3
+_FIELD_STREAM, _CATALOG_STREAM = 1, 3
 _PARTITION_ORDER = 7
 _CANDIDATES = 4096
 _PARQUET = {"compression": "zstd", "compression_level": 1, "write_statistics": True}
@@ -90,17 +91,6 @@ class Footprint:
         low, high = np.sin(np.radians([self.dec_min, self.dec_max]))
         dec = np.degrees(np.arcsin(low + position[:, 1] * (high - low)))
         return np.mod(ra, 360.0), dec
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cutout:
-    """One observed object, every array (band, size, size) but for the PSF (band,)."""
-
-    flux: NDArray[np.float32]
-    ivar: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    """True where good."""
-    psf_fwhm: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,44 +179,18 @@ def object_ids(indices: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
     return np.asarray(scattered | ((seed + 1) % (1 << 18) << 44), dtype=np.int64)
 
 
-def observe(
-    index: int,
-    *,
-    seed: int,
-    components: Sequence[Component],
-    psf_fwhm: Floats,
-    depth: Floats,
-    size: int,
-) -> Cutout:
-    """Render a scene and add noise and bad pixels."""
-    rng = object_rng(seed=seed, index=index, stream=_PIXEL_STREAM)
-    model = render(components, psf_fwhm=list(psf_fwhm), size=size, pixel_scale=PIXEL_SCALE)
-    # Noise-equivalent area of a Gaussian PSF, in pixels.
-    area = 4 * np.pi * (psf_fwhm / 2.3548 / PIXEL_SCALE) ** 2
-    sky = (_five_sigma_error(depth) ** 2 / area).astype(np.float32)[:, None, None]
-    per_photon = (1 / ELECTRONS).astype(np.float32)[:, None, None]
-    variance = sky + np.maximum(model, 0) * per_photon
-    noise = rng.standard_normal(size=model.shape, dtype=np.float32)
-    bad = _bad_pixels(rng, size=size)
-    return Cutout(
-        flux=np.where(bad, np.float32(0), model + noise * np.sqrt(variance)),
-        ivar=np.where(bad, np.float32(0), 1 / variance),
-        # As in the Multimodal Universe: one mask for all bands.
-        mask=np.broadcast_to(~bad.any(axis=0), bad.shape),
-        psf_fwhm=psf_fwhm.astype(np.float32),
-    )
-
-
 def _check_request(*, rows: int, seed: int, size: int, workers: int | None) -> None:
-    for what, value, least in (
-        ("rows", rows, 1),
-        ("seed", seed, 0),
-        ("size", size, 16),
-        ("workers", 1 if workers is None else workers, 1),
+    for what, value, least, most in (
+        ("rows", rows, 1, 2_000_000),
+        ("seed", seed, 0, 2**63 - 1),
+        ("size", size, 16, 512),
+        ("workers", 1 if workers is None else workers, 1, 1024),
     ):
-        if value < least:
+        if not least <= value <= most:
             raise ConfigurationError(
-                f"{what} is {value}", where="mock survey", remedy=f"Ask for at least {least}"
+                f"{what} is {value}",
+                where="mock survey",
+                remedy=f"Choose a number from {least} to {most}",
             )
 
 
@@ -296,20 +260,28 @@ def _write_leaves(
         return
     # Not forked: the caller may hold threads of torch or Dask.
     context = get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(leaves)), mp_context=context) as pool:
-        for count in pool.map(_write_leaf, leaves):
-            done += count
-            if progress:
-                progress(done)
+    try:
+        with ProcessPoolExecutor(min(workers, len(leaves)), mp_context=context) as pool:
+            for count in pool.map(_write_leaf, leaves):
+                done += count
+                if progress:
+                    progress(done)
+    except BrokenProcessPool as error:
+        raise InfrastructureError(
+            "a worker process died",
+            where="mock survey",
+            remedy="Guard a script by `if __name__ == '__main__'`, or ask for workers=1",
+        ) from error
 
 
 def _write_leaf(leaf: _Leaf) -> int:
     schema = survey_schema()
+    step = max(1, min(256, ROW_GROUP_PIXELS // leaf.size**2))
     with pq.ParquetWriter(leaf.path, schema, use_dictionary=["image.band"], **_PARQUET) as writer:
-        for first in range(0, len(leaf.indices), ROW_GROUP_ROWS):
+        for first in range(0, len(leaf.indices), step):
             writer.write_table(
                 survey_table(
-                    leaf.indices[first : first + ROW_GROUP_ROWS],
+                    leaf.indices[first : first + step],
                     seed=leaf.seed,
                     size=leaf.size,
                     footprint=leaf.footprint,
@@ -346,8 +318,8 @@ def survey_table(
         psf_fwhm = PSF_FWHM * latents.seeing[row] * np.exp(0.03 * rng.standard_normal(4))
         depth = PSF_DEPTH + 0.15 * rng.standard_normal() - 2.5 * np.log10(latents.seeing[row])
         components = [
-            *_galaxy(latents, truth, row=row),
-            *_neighbours(rng, width=size * PIXEL_SCALE),
+            *galaxy_components(latents, truth, row=row),
+            *neighbours(rng, width=size * PIXEL_SCALE),
         ]
         cutouts.append(
             observe(
@@ -412,83 +384,6 @@ def _nested(values: NDArray[np.generic]) -> pa.Array:
     return array
 
 
-def _galaxy(latents: GalaxyLatents, truth: Photometry, *, row: int) -> list[Component]:
-    griz = slice(0, len(IMAGE_BANDS))
-    return [
-        Component(
-            profile="de_vaucouleurs",
-            flux=truth.bulge[row, griz],
-            half_light_radius=float(latents.bulge_radius[row]),
-            axis_ratio=float(latents.bulge_axis_ratio[row]),
-            position_angle=float(latents.position_angle[row]),
-        ),
-        Component(
-            profile="exponential",
-            flux=truth.disc[row, griz],
-            half_light_radius=float(latents.disc_radius[row]),
-            axis_ratio=float(latents.disc_axis_ratio[row]),
-            position_angle=float(latents.position_angle[row]),
-        ),
-    ]
-
-
-def _neighbours(rng: np.random.Generator, *, width: float) -> list[Component]:
-    """Stars and galaxies anywhere in a field of ``width`` arcsec, counts rising as 10^(0.35 r)."""
-    expected = NEIGHBOURS_PER_SQUARE_ARCMIN * (width / 60) ** 2
-    found = []
-    for _ in range(rng.poisson(expected)):
-        faint = 0.35 * np.log(10) * (24.0 - 17.5)
-        magnitude = 24.0 + np.log(1 - rng.random() * (1 - np.exp(-faint))) / (0.35 * np.log(10))
-        offset = tuple((rng.random(2) - 0.5) * width)
-        is_star = rng.random() < 0.2
-        colors = _star_colors(rng) if is_star else _galaxy_colors(rng)
-        profile: Profile = "point" if is_star else "exponential"
-        found.append(
-            Component(
-                profile=profile,
-                flux=colors * 10 ** (0.4 * (22.5 - magnitude)),
-                offset=offset,
-                half_light_radius=0.5 * 10 ** (0.12 * (22 - magnitude) + 0.15 * rng.normal()),
-                axis_ratio=rng.uniform(0.3, 1),
-                position_angle=rng.uniform(0, np.pi),
-            )
-        )
-    return found
-
-
-def _star_colors(rng: np.random.Generator) -> Floats:
-    """Fluxes in griz over that in r, along the main sequence."""
-    r_i = rng.gamma(1.5, 0.35)
-    g_r = min(0.25 + 2.2 * r_i, 1.45)
-    return np.asarray(10 ** (0.4 * np.array([-g_r, 0, r_i, 1.5 * r_i])))
-
-
-def _galaxy_colors(rng: np.random.Generator) -> Floats:
-    """Fluxes in griz over that in r of a real mix somewhere between z = 0.1 and 1."""
-    templates = load_templates()
-    chosen = templates.mix[rng.integers(len(templates.mix))][None]
-    flux = templates.fluxes(chosen, rng.uniform(0.1, 1.0, size=1))[0, : len(IMAGE_BANDS)]
-    return np.asarray(flux / flux[1])
-
-
-def _five_sigma_error(depth: Floats) -> Floats:
-    """One sigma in nanomaggies at a depth of five."""
-    return np.asarray(10 ** (0.4 * (22.5 - depth)) / 5)
-
-
-def _bad_pixels(rng: np.random.Generator, *, size: int) -> NDArray[np.bool_]:
-    """Cosmic rays and bad columns, in one band each; two images in three have none."""
-    bad = np.zeros((len(IMAGE_BANDS), size, size), dtype=bool)
-    for _ in range(rng.poisson(0.4)):
-        band, y, x = rng.integers(len(IMAGE_BANDS)), rng.integers(size), rng.integers(size)
-        if rng.random() < 0.3:
-            bad[band, y : y + rng.integers(8, size), x] = True
-        else:
-            height, width = rng.integers(1, 5, size=2)
-            bad[band, y : y + height, x : x + width] = True
-    return bad
-
-
 def _measure(
     latents: GalaxyLatents,
     truth: Photometry,
@@ -498,7 +393,11 @@ def _measure(
     psf_fwhm: Floats,
     depth: Floats,
 ) -> dict[str, float]:
-    """Catalog numbers of one galaxy: the truth with the errors of its size and depth."""
+    """Catalog numbers of one galaxy: the truth with the errors of its size and depth.
+
+    SHAPE_E1 and SHAPE_E2 are (1 - q) / (1 + q) times cosine and sine of twice the position angle,
+    which runs from north through east.
+    """
     rng = object_rng(seed=seed, index=int(latents.index[row]), stream=_CATALOG_STREAM)
     share = float(truth.bulge_fraction[row])
     radius = half_light_radius(
@@ -507,7 +406,7 @@ def _measure(
         disc_radius=float(latents.disc_radius[row]),
     )
     spread = np.sqrt(1 + (2 * radius / psf_fwhm) ** 2)
-    error = np.concatenate([_five_sigma_error(depth) * spread, _five_sigma_error(WISE_DEPTH)])
+    error = np.concatenate([one_sigma(depth) * spread, one_sigma(WISE_DEPTH)])
     flux = truth.total[row] * (1 + 0.01 * rng.standard_normal(len(BANDS)))
     flux = flux + error * rng.standard_normal(len(BANDS))
     # Shapes are worse where the PSF is larger than the galaxy.

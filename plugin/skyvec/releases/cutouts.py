@@ -63,7 +63,9 @@ def read_cutouts(column: pa.StructArray, image: ImageColumn, *, size: int) -> Cu
             size=size,
         )
         flux[index], good[index] = fitted_flux, fitted_good
-        flags[index.numpy()] |= _doubts(fitted_good, shape, cell=size // _tokens_across(image))
+        flags[index.numpy()] |= _doubts(
+            fitted_good, shape, cell=max(1, size // _tokens_across(image))
+        )
     unusable = torch.from_numpy((flags & Flag.IMAGE_UNUSABLE) != 0)
     good[unusable] = False
     return Cutouts(
@@ -136,7 +138,7 @@ class _Ragged:
         self.lines, values = _lengths(lines)
         self.columns, flat = _lengths(values)
         if flat.null_count:
-            flat = flat.fill_null(np.nan if pa.types.is_floating(flat.type) else False)  # noqa: FBT003
+            flat = flat.fill_null(np.nan if pa.types.is_floating(flat.type) else False)
         self.values = flat.to_numpy(zero_copy_only=False)
         self.first_plane = _starts(self.planes)
         self.first_line = _starts(self.lines)

@@ -1,0 +1,253 @@
+"""Pictures of the demo's page: facts -> matplotlib figures and cutouts, as base64 PNG."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from astropy import units
+from astropy.visualization import make_lupton_rgb
+from cdshealpix.nested import vertices
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from numpy.typing import NDArray
+
+from skyvec.demo.facts import CatalogFacts, ScoreRow
+
+Floats = NDArray[np.floating]
+Curve = tuple[list[float], list[float]]
+"""Steps and values."""
+
+INK, MUTED, GRID, PAPER = "#1d2733", "#5b6672", "#d8ccb0", "#faf8f3"
+OURS, OTHER, ACCENT = "#0072b2", "#8a8f98", "#d55e00"
+"""Okabe and Ito's blue and vermilion, told apart by every kind of eye; the rest is grey."""
+DPI = 96
+DENSITY = 2
+FONT = 11.5
+"""Points at full width; still above 9 where a phone shows the figure at 360 px."""
+WIDTH = 4.8
+STAMP = 180
+"""Least number of PNG pixels on a side of a cutout; whole multiples of its own pixels."""
+BAND_WEIGHTS = (0.55, 1.0, 1.75)
+"""Of z, r and g, so that a typical galaxy is neither all red nor all blue."""
+LOCAL = 70.0
+"""Degrees; catalogs that span more are drawn on the whole sky."""
+HEXBIN_FROM = 4000
+BAD_PIXEL = (176, 172, 164)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A PNG for an ``img`` element."""
+
+    data: str
+    """Base64."""
+    alt: str
+    width: int
+    """CSS pixels."""
+    height: int
+
+
+def picture(figure: Figure, *, alt: str) -> Picture:
+    """Render at twice the density of the screen."""
+    width, height = figure.get_size_inches() * DPI
+    return Picture(data=png_base64(figure), alt=alt, width=round(width), height=round(height))
+
+
+def png_base64(figure: Figure) -> str:
+    """PNG of a figure at `DENSITY`, base64."""
+    buffer = BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=DPI * DENSITY, facecolor=PAPER)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def cutout_picture(flux: Floats, *, alt: str) -> Picture:
+    """Colour cutout with square pixels, its first row at the bottom."""
+    colours = cutout_rgb(flux)[::-1]
+    repeat = max(1, -(-STAMP // max(colours.shape[:2])))
+    enlarged = np.ascontiguousarray(colours.repeat(repeat, 0).repeat(repeat, 1))
+    buffer = BytesIO()
+    imsave(buffer, enlarged, format="png")
+    height, width = enlarged.shape[:2]
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Picture(data=data, alt=alt, width=width, height=height)
+
+
+def cutout_rgb(flux: Floats) -> NDArray[np.uint8]:
+    """(height, width, 3) of the z, r and g planes after Lupton et al. 2004; grey where bad.
+
+    The stretch follows the cutout: its brightest pixels stay below white, its noise near black.
+    """
+    bad = ~np.isfinite(flux).all(0)
+    clean = np.where(bad, 0.0, flux).astype(np.float64)
+    planes = [clean[band] * weight for band, weight in zip((3, 1, 0), BAND_WEIGHTS, strict=True)]
+    seen = np.mean(planes, axis=0)[~bad]
+    if not len(seen):
+        return np.full((*bad.shape, 3), BAD_PIXEL, np.uint8)
+    noise = 1.4826 * float(np.median(np.abs(seen - np.median(seen))))
+    peak = float(np.percentile(seen, 99.8))
+    stretch = max(peak / 14, 2.5 * min(noise, peak / 5), 1e-6)
+    sky = min(float(np.percentile(seen, 25)), 0.15 * peak)
+    colours = make_lupton_rgb(*planes, minimum=sky - 0.4 * stretch, stretch=stretch, Q=7)
+    rgb = np.array(colours, np.uint8)
+    rgb[bad] = BAD_PIXEL
+    return rgb
+
+
+def sky_map(catalog: CatalogFacts) -> Figure:
+    """Positions and the outlines of the HEALPix partitions."""
+    figure = _figure(height=3.7)
+    centre, offsets, dec = _about_centre(catalog)
+    wide = max(np.ptp(offsets), np.ptp(dec)) > LOCAL or np.abs(dec).max() > LOCAL
+    axes = figure.add_subplot(projection="mollweide" if wide else None)
+    radians = np.pi / 180 if wide else 1.0
+    for order, pixel in catalog.pixels:
+        longitude, latitude = _outline(order, pixel)
+        about = np.mod(longitude - centre + 180, 360) - 180
+        about[np.abs(np.diff(about, append=about[-1])) > 180] = np.nan
+        x = -about * radians if wide else about + centre
+        axes.plot(x, latitude * radians, color=ACCENT, lw=1.3, alpha=0.85)
+    x = -offsets * radians if wide else offsets + centre
+    size = 9 if len(dec) > 400 else 16
+    axes.scatter(x, dec * radians, s=size, color=OURS, alpha=0.6, lw=0, zorder=3)
+    _style(axes)
+    axes.grid(color=GRID, lw=0.7)
+    if wide:
+        axes.set_xticklabels([])
+    else:
+        _frame_locally(axes, offsets + centre, dec)
+    return figure
+
+
+def truth_and_prediction(truth: Floats, predicted: Floats, *, label: str) -> Figure:
+    """Out-of-fold predictions against the truth, with residuals and their running median."""
+    figure = _figure(height=4.9)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1.2])
+    limits = _limits(np.concatenate([truth, predicted]))
+    for axes, values in ((upper, predicted), (lower, predicted - truth)):
+        if len(truth) > HEXBIN_FROM:
+            axes.hexbin(truth, values, gridsize=45, mincnt=1, bins="log", cmap="Blues", lw=0)
+        else:
+            axes.scatter(truth, values, s=9, color=OURS, alpha=0.35, lw=0)
+        _style(axes)
+        axes.grid(color=GRID, lw=0.6)
+    upper.plot(limits, limits, color=INK, lw=1.2, label="perfect")
+    lower.axhline(0, color=INK, lw=1.2)
+    middles, medians = running_median(truth, predicted - truth)
+    lower.plot(middles, medians, "o-", color=ACCENT, lw=1.8, ms=4, label="median")
+    upper.set(xlim=limits, ylim=limits)
+    upper.set_ylabel(f"predicted {label}", fontsize=FONT, color=INK)
+    lower.set_ylabel("predicted − true", fontsize=FONT, color=INK)
+    lower.set_xlabel(f"true {label}", fontsize=FONT, color=INK)
+    for axes, place in ((upper, "upper left"), (lower, "lower left")):
+        axes.legend(loc=place, frameon=False, fontsize=FONT - 1, labelcolor=INK, borderpad=0)
+    figure.align_ylabels([upper, lower])
+    return figure
+
+
+def running_median(x: Floats, y: Floats, *, bins: int = 8) -> tuple[Floats, Floats]:
+    """Median of ``y`` in bins of ``x`` with equal counts, at the median ``x`` of each."""
+    parts = [part for part in np.array_split(np.argsort(x), bins) if len(part)]
+    return (
+        np.array([np.median(x[part]) for part in parts]),
+        np.array([np.median(y[part]) for part in parts]),
+    )
+
+
+def score_intervals(rows: Sequence[ScoreRow]) -> Figure:
+    """R2 and its 95% interval, one line for each input, ours in colour."""
+    figure = _figure(height=0.95 + 0.78 * len(rows))
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        colour = OURS if row.ours else OTHER
+        score = row.score
+        axes.plot([score.r2_low, score.r2_high], [place] * 2, color=colour, lw=5, alpha=0.45,
+                  solid_capstyle="butt")  # fmt: skip
+        axes.plot(score.r2, place, "o", color=colour, ms=9)
+        axes.text(0.01, place + 0.24, f"{row.name}:  {score.r2:.3f}", fontsize=FONT - 0.5,
+                  color=OURS if row.ours else INK, va="bottom",
+                  fontweight="bold" if row.ours else "normal",
+                  transform=axes.get_yaxis_transform())  # fmt: skip
+    bounds = [b for row in rows for b in (row.score.r2_low, row.score.r2_high, row.score.r2)]
+    finite = [bound for bound in bounds if np.isfinite(bound)]
+    axes.set_xlim(min([0.0, *finite]) - 0.02, 1.0)
+    axes.set_ylim(-0.5, len(rows) - 0.25)
+    axes.set_yticks([])
+    _style(axes)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color=GRID, lw=0.7)
+    axes.set_xlabel("R² out of fold (1 = perfect, 0 = the mean)", fontsize=FONT, color=INK)
+    return figure
+
+
+def loss_figure(curves: Mapping[str, Curve]) -> Figure:
+    """Losses of one training run against the step; logarithmic if they span a factor of four."""
+    figure = _figure(height=3.1)
+    axes = figure.subplots()
+    colours = (OURS, ACCENT, "#009e73", OTHER)
+    for place, (name, (steps, values)) in enumerate(curves.items()):
+        few = "o-" if len(steps) <= 40 else "-"
+        axes.plot(steps, values, few, ms=4, lw=1.6, color=colours[place % len(colours)],
+                  label=name.replace("_", " "))  # fmt: skip
+    everything = [value for _, values in curves.values() for value in values]
+    if min(everything) > 0 and max(everything) > 4 * min(everything):
+        axes.set_yscale("log")
+    _style(axes)
+    axes.grid(color=GRID, lw=0.7, which="both")
+    axes.set_xlabel("optimizer step", fontsize=FONT, color=INK)
+    axes.set_ylabel("loss", fontsize=FONT, color=INK)
+    axes.legend(frameon=False, fontsize=FONT - 0.5, labelcolor=INK)
+    return figure
+
+
+def _figure(*, height: float) -> Figure:
+    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor=PAPER)
+
+
+def _style(axes: Axes) -> None:
+    axes.set_facecolor(PAPER)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=FONT - 1, colors=MUTED, labelcolor=INK, which="both")
+    for side, spine in axes.spines.items():
+        spine.set_color(MUTED)
+        spine.set_visible(side not in {"top", "right"})
+
+
+def _about_centre(catalog: CatalogFacts) -> tuple[float, Floats, Floats]:
+    """Mean right ascension, offsets from it within 180 degrees, and declination."""
+    direction = np.exp(1j * np.deg2rad(catalog.ra)).sum()
+    centre = float(np.mod(np.rad2deg(np.angle(direction)), 360))
+    return centre, np.mod(catalog.ra - centre + 180, 360) - 180, catalog.dec
+
+
+def _outline(order: int, pixel: int) -> tuple[Floats, Floats]:
+    """Closed outline of a HEALPix pixel in degrees."""
+    longitude, latitude = vertices(np.array([pixel], np.uint64), order, step=12)
+    ring = [*range(longitude.shape[1]), 0]
+    return longitude.to_value(units.deg)[0, ring], latitude.to_value(units.deg)[0, ring]
+
+
+def _frame_locally(axes: Axes, ra: Floats, dec: Floats) -> None:
+    """East to the left, equal scales, and room around the objects."""
+    middle_ra, middle_dec = (np.min(ra) + np.max(ra)) / 2, (np.min(dec) + np.max(dec)) / 2
+    shrink = float(np.cos(np.deg2rad(middle_dec)))
+    half = max(0.62 * np.ptp(dec), 0.62 * np.ptp(ra) * shrink / 1.3, 1.0)
+    axes.set_xlim(middle_ra + 1.3 * half / shrink, middle_ra - 1.3 * half / shrink)
+    axes.set_ylim(middle_dec - half, middle_dec + half)
+    axes.set_aspect(1 / shrink)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{np.mod(value, 360):g}")
+    axes.locator_params(nbins=6)
+    axes.set_xlabel("right ascension (deg)", fontsize=FONT, color=INK)
+    axes.set_ylabel("declination (deg)", fontsize=FONT, color=INK)
+
+
+def _limits(values: Floats) -> tuple[float, float]:
+    low, high = np.percentile(values, [0.2, 99.8])
+    margin = 0.06 * (high - low) or 0.1
+    return float(low - margin), float(high + margin)

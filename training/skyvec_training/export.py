@@ -1,0 +1,62 @@
+"""A model folder from the parts of a run: transformer, codecs, card, in half precision."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from skyvec_core.embedder import Model
+from skyvec_core.model.encoder_decoder import EncoderDecoder
+from skyvec_core.weights import save_transformer
+from skyvec_schemas.errors import WeightsError
+from skyvec_training.checkpoint import MODULE, Checkpoint, newest
+
+
+def newest_of(folder: Path) -> Checkpoint:
+    """The newest complete checkpoint of a run folder; none is an error."""
+    found = newest(folder)
+    if found is None:
+        raise WeightsError(
+            "there is no complete checkpoint",
+            where=str(folder),
+            remedy="Train the transformer first",
+        )
+    return found
+
+
+def export_model(
+    model: EncoderDecoder,
+    checkpoint: Checkpoint,
+    codec_folders: list[Path],
+    out: Path,
+    *,
+    name: str,
+) -> Model:
+    """Write a model folder aside and rename it into place; returns it as users will load it.
+
+    Parameters
+    ----------
+    model
+        A transformer of the right sizes; takes the weights of the checkpoint.
+    codec_folders
+        Folders that hold ``codecs/<name>``, all of which are copied.
+    """
+    model.load_state_dict(load_file(checkpoint.folder / MODULE))
+    aside = out.with_name(out.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    save_transformer(model, aside, dtype=torch.float16)
+    for folder in codec_folders:
+        if not (folder / "codecs").is_dir():
+            raise WeightsError(
+                "there is no folder codecs",
+                where=str(folder),
+                remedy="Train or fit the codecs first",
+            )
+        shutil.copytree(folder / "codecs", aside / "codecs", dirs_exist_ok=True)
+    exported = Model.load(aside, name=name)
+    shutil.rmtree(out, ignore_errors=True)
+    aside.rename(out)
+    return exported
