@@ -165,7 +165,7 @@ def embedded(tmp_path_factory, model_folder):
     return collection
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def factory():
     """The builders of this file, for tests that need odd rows."""
 

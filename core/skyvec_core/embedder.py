@@ -42,9 +42,9 @@ class Model:
         self.device = torch.device(device)
         self.precision = precision
         self.digest = model_digest(transformer, codecs)
-        self.transformer = transformer.eval().requires_grad_(False).to(self.device)  # noqa: FBT003
+        self.transformer = transformer.eval().requires_grad_(requires_grad=False).to(self.device)
         self.codecs = {
-            key: codec.eval().requires_grad_(False).to(self.device)  # noqa: FBT003
+            key: codec.eval().requires_grad_(requires_grad=False).to(self.device)
             for key, codec in codecs.items()
         }
 

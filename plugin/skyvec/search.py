@@ -73,7 +73,8 @@ def search(
     for part in vectors.parts():
         distance = _distances(part.vectors, query, center=center, metric=metric)
         if like is not None:
-            distance[pc.equal(part.ids, pa.scalar(like, part.ids.type)).to_numpy(False)] = np.inf  # noqa: FBT003
+            itself = pc.equal(part.ids, _as_id(like, part.ids.type))
+            distance[itself.to_numpy(zero_copy_only=False)] = np.inf
         best.add(part, distance)
     return best.table(vectors.id_column)
 
@@ -81,11 +82,7 @@ def search(
 def find_vector(vectors: VectorCatalog, object_id: object) -> NDArray[np.float32]:
     """Vector (dim,) of one object."""
     for part in vectors.parts():
-        try:
-            wanted = pa.scalar(object_id, part.ids.type)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            wanted = pa.scalar(str(object_id)).cast(part.ids.type)
-        row = pc.index(part.ids, wanted).as_py()
+        row = pc.index(part.ids, _as_id(object_id, part.ids.type)).as_py()
         if row >= 0:
             return part.vectors[row].astype(np.float32)
     raise ConfigurationError(
@@ -93,6 +90,16 @@ def find_vector(vectors: VectorCatalog, object_id: object) -> NDArray[np.float32
         where=f"{vectors.primary}, extension {vectors.name}",
         remedy="Check the id, and its status in the extension",
     )
+
+
+def _as_id(value: object, kind: pa.DataType) -> pa.Scalar:
+    """An id in the column's type; the command line has only text."""
+    try:
+        return pa.scalar(str(value)).cast(kind) if isinstance(value, str) else pa.scalar(value, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as problem:
+        raise ConfigurationError(
+            f"{value!r} is not an id of type {kind}", where="like", remedy="Give an id as stored"
+        ) from problem
 
 
 def mean_vector(vectors: VectorCatalog) -> NDArray[np.float32]:

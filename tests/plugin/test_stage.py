@@ -137,9 +137,7 @@ def test_the_order_and_spelling_of_bands_do_not_matter(make_collection, model_fo
     run(first, model=model_folder, workers=0)
     run(second, model=model_folder, workers=0)
     expected = vectors_of(first)
-    assert all(
-        np.array_equal(v, expected[k][0]) for k, (v, *_) in vectors_of(second).items()
-    )
+    assert all(np.array_equal(v, expected[k][0]) for k, (v, *_) in vectors_of(second).items())
 
 
 def test_duplicate_ids_fail_their_pixel_and_publish_nothing(make_collection, model_folder):
@@ -210,7 +208,12 @@ def test_a_few_nan_pixels_are_masked_and_flagged(make_collection, model_folder, 
 def test_a_missing_cutout_or_scalar_leaves_a_partial_row(make_collection, model_folder, factory):
     flux = pa.array([None, float("nan"), *[1.0] * 10], pa.float32())
     collection = make_collection(
-        cutouts=[factory.cutout(0), factory.cutout(1), None, *(factory.cutout(i) for i in range(9))],
+        cutouts=[
+            factory.cutout(0),
+            factory.cutout(1),
+            None,
+            *(factory.cutout(i) for i in range(9)),
+        ],
         FLUX_G=flux,
     )
     record = run(collection, model=model_folder, workers=0)

@@ -12,7 +12,13 @@ from skyvec_schemas.survey_columns import LEGACY_SURVEY, image_struct
 from skyvec_training import reconstruction
 from skyvec_training.config import CodecRun, CodecSizes, OptimizerRun
 from skyvec_training.draws import Stream, uniforms
-from skyvec_training.image_codec import CodecTask, as_stamps, augment, build_codec
+from skyvec_training.image_codec import (
+    CodecTask,
+    as_stamps,
+    augment,
+    build_codec,
+    spread_penalty,
+)
 from skyvec_training.optimizer import build_optimizer
 from skyvec_training.pixels import unpack
 
@@ -133,3 +139,11 @@ def test_a_stamp_is_a_central_square_of_good_pixels():
     assert good[:, 0, 48, 48].all()
     assert not good[:, 0, 0].any()
     assert as_stamps(images, draws, probability=0.0).good_BCHW.all()
+
+
+@pytest.mark.parametrize("fault", [0.0, 6.0], ids=["bunched", "out of reach"])
+def test_latents_that_waste_the_quantizer_are_penalized(fault):
+    spread = torch.randn(4, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    light = torch.ones(4, 2, 32, 32)
+    wasted = torch.full_like(spread, fault)
+    assert spread_penalty(wasted, light) > 5 * spread_penalty(spread, light)

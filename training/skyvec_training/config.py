@@ -68,6 +68,8 @@ class CodecRun:
     """Added to the noise in quadrature, in arcsinh-compressed units (0.01 = a tenth in flux)."""
     huber_delta: float = 4.0
     """Error, in sigma, beyond which the loss grows linearly."""
+    spread_weight: float = 0.1
+    """Of the penalty that keeps the quantizer's levels in use."""
     crop: int = 48
     """Pixels on a side of the training cutouts in the first part of the run."""
     crop_share: float = 0.6

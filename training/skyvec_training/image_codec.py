@@ -21,8 +21,8 @@ from skyvec_training.pixels import PixelStore
 STAMP_SIDES = (16, 72)
 """Least and largest side in pixels of the central square that `as_stamps` leaves."""
 
-LATENT_SPREAD = 2.5
-"""Starting scale of the latents: at 1 only the inner levels of the quantizer are ever used."""
+LATENT_REACH = 1.5
+"""Latent that already rounds to the outermost level; beyond it the gradient of tanh dies out."""
 
 
 def build_codec(run: CodecRun, *, seed: int) -> ImageCodec:
@@ -35,8 +35,6 @@ def build_codec(run: CodecRun, *, seed: int) -> ImageCodec:
             bound = module.weight[0].numel() ** -0.5
             if module.bias is not None:
                 torch.nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-    with torch.no_grad():
-        codec.pre_quant_proj.weight.mul_(LATENT_SPREAD)
     return codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -44,6 +42,8 @@ def reconstruction_loss(
     codec: ImageCodec, images: Images, sigma_BCHW: Tensor, run: CodecRun
 ) -> Tensor:
     """Mean Huber error over good pixels, in units of noise and floor together.
+
+    While gradients are on, `spread_penalty` is added.
 
     Parameters
     ----------
@@ -64,7 +64,28 @@ def reconstruction_loss(
         error_BCHW, torch.zeros_like(error_BCHW), delta=run.huber_delta, reduction="none"
     )
     good = images.good_BCHW
-    return torch.where(good, loss_BCHW, 0.0).sum() / good.sum().clamp(min=1)
+    mean = torch.where(good, loss_BCHW, 0.0).sum() / good.sum().clamp(min=1)
+    if not torch.is_grad_enabled():
+        return mean
+    return mean + run.spread_weight * spread_penalty(latent_BDhw.float(), true_BCHW)
+
+
+def spread_penalty(latent_BDhw: Tensor, compressed_BCHW: Tensor) -> Tensor:
+    """How badly the latents use the quantizer: out of reach, off centre, or bunched.
+
+    Centre and spread are those of cells weighted by their light squared; otherwise sky, nine cells
+    of ten, takes most of the codes. Without this whole dimensions settle in one level for good.
+    """
+    light_B1hw = functional.avg_pool2d(
+        compressed_BCHW.abs().mean(1, keepdim=True),
+        compressed_BCHW.shape[-1] // latent_BDhw.shape[-1],
+    ).square()
+    weight_B1hw = light_B1hw / light_B1hw.sum().clamp(min=1e-12)
+    mean_D11 = (weight_B1hw * latent_BDhw).sum((0, 2, 3))[:, None, None]
+    variance_D = (weight_B1hw * (latent_BDhw - mean_D11).square()).sum((0, 2, 3))
+    out_of_reach = functional.relu(latent_BDhw.abs() - LATENT_REACH).square().mean()
+    bunched = functional.relu(1 - (variance_D + 1e-6).sqrt()).square().mean()
+    return out_of_reach + mean_D11.square().mean() + bunched
 
 
 def compressed_noise(

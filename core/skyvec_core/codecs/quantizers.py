@@ -7,6 +7,7 @@ publishes them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class FiniteScalarQuantizer(nn.Module):
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.int32))
         basis = torch.tensor([1, *levels[:-1]], dtype=torch.int64).cumprod(0)
         self.register_buffer("basis", basis, persistent=False)
-        self.num_codes = int(torch.tensor(levels).prod())
+        self.num_codes = prod(levels)
 
     def bound(self, latent: Tensor) -> Tensor:
         """Squash the last axis (d) into the range that rounds to the levels."""

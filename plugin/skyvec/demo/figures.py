@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
+import torch
 from astropy import units
 from astropy.visualization import make_lupton_rgb
-from cdshealpix.nested import vertices
+from cdshealpix.nested import vertices  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,6 +20,8 @@ from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from skyvec.demo.facts import CatalogFacts, ScoreRow
+from skyvec_core.codecs.image import MIN_GOOD_FRACTION, ImageCodec
+from skyvec_core.observations import fit_to_grid
 
 Floats = NDArray[np.floating]
 Curve = tuple[list[float], list[float]]
@@ -38,6 +42,8 @@ BAND_WEIGHTS = (0.55, 1.0, 1.75)
 LOCAL = 70.0
 """Degrees; catalogs that span more are drawn on the whole sky."""
 HEXBIN_FROM = 4000
+CELL = 4
+"""Pixels on a side of one image token."""
 BAD_PIXEL = (176, 172, 164)
 
 
@@ -143,7 +149,7 @@ def truth_and_prediction(truth: Floats, predicted: Floats, *, label: str) -> Fig
     lower.plot(middles, medians, "o-", color=ACCENT, lw=1.8, ms=4, label="median")
     upper.set(xlim=limits, ylim=limits)
     upper.set_ylabel(f"predicted {label}", fontsize=FONT, color=INK)
-    lower.set_ylabel("predicted − true", fontsize=FONT, color=INK)
+    lower.set_ylabel("predicted \N{MINUS SIGN} true", fontsize=FONT, color=INK)
     lower.set_xlabel(f"true {label}", fontsize=FONT, color=INK)
     for axes, place in ((upper, "upper left"), (lower, "lower left")):
         axes.legend(loc=place, frameon=False, fontsize=FONT - 1, labelcolor=INK, borderpad=0)
@@ -206,6 +212,63 @@ def loss_figure(curves: Mapping[str, Curve]) -> Figure:
     return figure
 
 
+def visible_cells(flux: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(24, 24), True where the image codec makes a token that the model sees."""
+    planes = torch.from_numpy(np.array(flux, np.float32))
+    good = torch.isfinite(planes) & (planes != 0)
+    _, fitted = fit_to_grid(planes, good, size=ImageCodec.size)
+    side = ImageCodec.size // CELL
+    share = fitted.float().mean(0).reshape(side, CELL, side, CELL).mean((1, 3))
+    return np.asarray(share >= MIN_GOOD_FRACTION)
+
+
+def squares(cells: NDArray[np.bool_]) -> str:
+    """SVG path of the True cells, each 10 units wide, the first row at the bottom."""
+    corners = np.argwhere(cells[::-1]) * 10
+    return " ".join(f"M{x + 1} {y + 1}h8v8h-8z" for y, x in corners.tolist())
+
+
+def loss_curves(card: Mapping[str, object]) -> dict[str, dict[str, Curve]]:
+    """Curves by run; read from ``runs`` and ``curves`` of a card, whichever there is."""
+    groups: dict[str, Mapping[str, object]] = {
+        name: mapping(mapping(run).get("curves")) for name, run in mapping(card.get("runs")).items()
+    }
+    flat: dict[str, object] = {}
+    for name, value in mapping(card.get("curves")).items():
+        if "step" in mapping(value):
+            flat[name] = value
+        else:
+            groups[name] = mapping(value)
+    found = {
+        name.replace("_", " "): {
+            kind: curve for kind, raw in group.items() if (curve := _curve(mapping(raw)))
+        }
+        for name, group in {**groups, "training": flat}.items()
+    }
+    return {name: curves for name, curves in found.items() if curves}
+
+
+def _curve(raw: Mapping[str, object]) -> Curve | None:
+    """Finite points of ``{"step": [...], "<value>": [...]}``."""
+    key = next((key for key in raw if key != "step"), "")
+    points = [
+        (float(step), float(value))
+        for step, value in zip(listed(raw.get("step")), listed(raw.get(key)), strict=False)
+        if isinstance(step, int | float) and isinstance(value, int | float) and math.isfinite(value)
+    ]
+    return ([step for step, _ in points], [value for _, value in points]) if points else None
+
+
+def mapping(value: object) -> Mapping[str, object]:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def listed(value: object) -> Sequence[object]:
+    """The value if it is a list, else an empty one."""
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+
+
 def _figure(*, height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor=PAPER)
 
@@ -235,9 +298,9 @@ def _outline(order: int, pixel: int) -> tuple[Floats, Floats]:
 
 def _frame_locally(axes: Axes, ra: Floats, dec: Floats) -> None:
     """East to the left, equal scales, and room around the objects."""
-    middle_ra, middle_dec = (np.min(ra) + np.max(ra)) / 2, (np.min(dec) + np.max(dec)) / 2
+    middle_ra, middle_dec = (float(x.min() + x.max()) / 2 for x in (ra, dec))
     shrink = float(np.cos(np.deg2rad(middle_dec)))
-    half = max(0.62 * np.ptp(dec), 0.62 * np.ptp(ra) * shrink / 1.3, 1.0)
+    half = max(0.62 * float(np.ptp(dec)), 0.48 * float(np.ptp(ra)) * shrink, 1.0)
     axes.set_xlim(middle_ra + 1.3 * half / shrink, middle_ra - 1.3 * half / shrink)
     axes.set_ylim(middle_dec - half, middle_dec + half)
     axes.set_aspect(1 / shrink)

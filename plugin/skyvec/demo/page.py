@@ -9,20 +9,17 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import torch
 from jinja2 import Environment, StrictUndefined
-from numpy.typing import NDArray
 
 from skyvec.demo import figures
 from skyvec.demo.facts import CatalogFacts, Cutout, DemoFacts, ScoreRow
-from skyvec.demo.figures import Curve, Picture
-from skyvec_core.codecs.image import MIN_GOOD_FRACTION, ImageCodec
-from skyvec_core.observations import fit_to_grid
+from skyvec.demo.figures import Picture, listed, mapping
 from skyvec_schemas.embedding_columns import EmbeddingColumns
 from skyvec_schemas.survey_columns import LEGACY_SURVEY
 
-CELL = 4
-"""Pixels on a side of one image token."""
+TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+PIXEL_SCALE = 0.262
+"""Arcseconds; see `Cutout`."""
 
 REASONS = {
     "image_missing": "no cutout",
@@ -118,11 +115,11 @@ def verdict(facts: DemoFacts) -> list[str]:
     if score.r2_low <= 0:
         return [f"No: {_r2(ours)} cannot be told from a guess of the mean."]
     share = f"{max(score.r2, 0):.0%}".replace("%", " %")
-    said = [
-        f"Yes, some: a linear model on the vectors explains {share} of the variance of "
-        f"{target_name(facts)}, {_r2(ours)}."
+    said = f"Yes, some: a linear model on the vectors explains {share} of the variance"
+    return [
+        f"{said} of {target_name(facts)}, {_r2(ours)}.",
+        *(_comparison(ours, other) for other in _others(facts)),
     ]
-    return said + [_comparison(ours, other) for other in _others(facts)]
 
 
 def _comparison(ours: ScoreRow, other: ScoreRow) -> str:
@@ -177,9 +174,8 @@ def tiles(facts: DemoFacts) -> list[tuple[str, str]]:
     found = [
         (same, f"rows in, rows out; {failed:,} without a vector"),
         (f"{passed:,} of {checks:,}", "checks through plain LSDB passed"),
-        (f"{rows / seconds:,.0f} / s" if seconds > 0 else "–", "objects per second, from Parquet "
-         "to verified Parquet"),
-        (f"{facts.dim} × {_columns(facts).dtype}", "numbers in a vector, and their type"),
+        (f"{rows / seconds:,.0f}" if seconds > 0 else DASH, "objects per second, verified on disk"),
+        (f"{facts.dim} {TIMES} {_columns(facts).dtype}", "numbers in a vector, and their type"),
         (facts.model, f"model, digest {short(facts.model_digest)}"),
     ]  # fmt: skip
     if ours is not None:
@@ -211,7 +207,7 @@ def short(digest: str) -> str:
 def number(value: object, digits: int = 3) -> str:
     """A number for a table; a dash where there is none."""
     if not isinstance(value, int | float) or not math.isfinite(value):
-        return "–"
+        return DASH
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
@@ -247,7 +243,7 @@ def _columns(facts: DemoFacts) -> EmbeddingColumns:
 
 def _journey(facts: DemoFacts) -> dict[str, object]:
     """The way of one object: the query's picture, its tokens, its columns."""
-    cells = visible_cells(facts.query.flux)
+    cells = figures.visible_cells(facts.query.flux)
     columns = _columns(facts)
     known = facts.model_card.get("domains")
     scalars = [
@@ -262,32 +258,16 @@ def _journey(facts: DemoFacts) -> dict[str, object]:
         "seen": int(cells.sum()),
         "cells": cells.size,
         "side": len(cells),
-        "path": _squares(cells),
+        "path": figures.squares(cells),
         "vector": [(i % 16, i // 16) for i in range(min(facts.dim, 256))],
         "columns": [(field.name, _type_name(str(field.type))) for field in columns.fields()],
         "dtype": columns.dtype,
         "catalogs": [
-            (c.kind, _size(c.gallery[0]), int(visible_cells(c.gallery[0].flux).sum()))
+            (c.kind, _size(c.gallery[0]), int(figures.visible_cells(c.gallery[0].flux).sum()))
             for c in facts.catalogs
             if c.gallery
         ],
     }
-
-
-def visible_cells(flux: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(24, 24), True where the image codec makes a token that the model sees."""
-    planes = torch.from_numpy(np.array(flux, np.float32))
-    good = torch.isfinite(planes) & (planes != 0)
-    _, fitted = fit_to_grid(planes, good, size=ImageCodec.size)
-    side = ImageCodec.size // CELL
-    share = fitted.float().mean(0).reshape(side, CELL, side, CELL).mean((1, 3))
-    return np.asarray(share >= MIN_GOOD_FRACTION)
-
-
-def _squares(cells: NDArray[np.bool_]) -> str:
-    """SVG path of the True cells, each 10 units wide, the first row at the bottom."""
-    corners = np.argwhere(cells[::-1]) * 10
-    return " ".join(f"M{x + 1} {y + 1}h8v8h-8z" for y, x in corners.tolist())
 
 
 def _type_name(text: str) -> str:
@@ -297,7 +277,7 @@ def _type_name(text: str) -> str:
 def _catalog(catalog: CatalogFacts) -> dict[str, object]:
     ok = catalog.rows - catalog.partial_rows - catalog.failed_rows
     where = f"{len(catalog.pixels)} HEALPix partitions"
-    rate = f"{catalog.rows / catalog.seconds:,.0f}" if catalog.seconds > 0 else "–"
+    rate = f"{catalog.rows / catalog.seconds:,.0f}" if catalog.seconds > 0 else DASH
     code = catalog.open_command
     return {
         "facts": catalog,
@@ -344,8 +324,7 @@ def _shown(cutouts: Sequence[Cutout]) -> list[dict[str, object]]:
 
 def _size(cutout: Cutout) -> str:
     height, width = cutout.flux.shape[1:]
-    assert LEGACY_SURVEY.image is not None
-    return f"{height} × {width} pixels, {width * LEGACY_SURVEY.image.pixel_scale:.1f}″ wide"
+    return f"{height} {TIMES} {width} pixels, {width * PIXEL_SCALE:.1f}″ wide"
 
 
 def _physics_pictures(facts: DemoFacts) -> Iterator[Picture]:
@@ -367,17 +346,17 @@ def _physics_pictures(facts: DemoFacts) -> Iterator[Picture]:
 
 def _model(facts: DemoFacts) -> dict[str, object]:
     card = facts.model_card
-    reconstruction = _mapping(card.get("reconstruction"))
+    reconstruction = mapping(card.get("reconstruction"))
     return {
         "lines": list(_card_lines(facts)),
         "curves": [
             (name, figures.picture(figures.loss_figure(curves), alt=f"Loss curves of {name}"))
-            for name, curves in loss_curves(card).items()
+            for name, curves in figures.loss_curves(card).items()
         ],
         "reconstruction": _by_band(reconstruction),
         "held_out": reconstruction.get("objects"),
         "recipe": json.dumps(card["recipe"], indent=2, default=str) if card.get("recipe") else "",
-        "commands": [str(line) for line in _list(card.get("commands"))],
+        "commands": [str(line) for line in listed(card.get("commands"))],
     }
 
 
@@ -388,11 +367,11 @@ def _card_lines(facts: DemoFacts) -> Iterator[tuple[str, str]]:
         yield "Parameters", f"{parameters:,}"
     if card.get("data"):
         yield "Trained on", str(card["data"])
-    if domains := _list(card.get("domains")):
+    if domains := listed(card.get("domains")):
         yield "Reads", ", ".join(str(d).removeprefix("tok_").replace("_", " ") for d in domains)
-    for name, run in _mapping(card.get("runs")).items():
-        yield f"Training, {name.replace('_', ' ')}", _run_in_words(_mapping(run))
-    reconstruction = _mapping(card.get("reconstruction"))
+    for name, run in mapping(card.get("runs")).items():
+        yield f"Training, {name.replace('_', ' ')}", _run_in_words(mapping(run))
+    reconstruction = mapping(card.get("reconstruction"))
     if "codes_used" in reconstruction:
         used, codes = number(reconstruction["codes_used"]), number(reconstruction.get("codes"))
         yield "Image codes in use", f"{used} of {codes}"
@@ -408,7 +387,7 @@ def _run_in_words(run: Mapping[str, object]) -> str:
         parts.append(f"{number(run['steps'])} steps")
     if isinstance(hours := run.get("hours"), int | float) and hours:
         parts.append(f"{duration(hours * 3600)} of computing")
-    if isinstance(loss := _mapping(run.get("held_out")).get("loss"), int | float):
+    if isinstance(loss := mapping(run.get("held_out")).get("loss"), int | float):
         parts.append(f"held-out loss {loss:.3g}")
     return ", ".join(parts) or "no log"
 
@@ -416,50 +395,10 @@ def _run_in_words(run: Mapping[str, object]) -> str:
 def _by_band(reconstruction: Mapping[str, object]) -> dict[str, object]:
     """Titles and rows of the table of scores by band; empty if there are none."""
     columns = {
-        title: _mapping(reconstruction[key])
+        title: mapping(reconstruction[key])
         for key, title in RECONSTRUCTION.items()
-        if _mapping(reconstruction.get(key))
+        if mapping(reconstruction.get(key))
     }
     bands = list(dict.fromkeys(band for column in columns.values() for band in column))
     rows = [(band, [number(column.get(band)) for column in columns.values()]) for band in bands]
     return {"titles": list(columns), "rows": rows} if rows else {}
-
-
-def loss_curves(card: Mapping[str, object]) -> dict[str, dict[str, Curve]]:
-    """Curves by run; read from ``runs`` and ``curves`` of a card, whichever there is."""
-    groups: dict[str, Mapping[str, object]] = {
-        name: _mapping(_mapping(run).get("curves"))
-        for name, run in _mapping(card.get("runs")).items()
-    }
-    flat: dict[str, object] = {}
-    for name, value in _mapping(card.get("curves")).items():
-        if "step" in _mapping(value):
-            flat[name] = value
-        else:
-            groups[name] = _mapping(value)
-    found = {
-        name.replace("_", " "): {
-            kind: curve for kind, raw in group.items() if (curve := _curve(_mapping(raw)))
-        }
-        for name, group in {**groups, "training": flat}.items()
-    }
-    return {name: curves for name, curves in found.items() if curves}
-
-
-def _curve(raw: Mapping[str, object]) -> Curve | None:
-    """Finite points of ``{"step": [...], "<value>": [...]}``."""
-    key = next((key for key in raw if key != "step"), "")
-    points = [
-        (float(step), float(value))
-        for step, value in zip(_list(raw.get("step")), _list(raw.get(key)), strict=False)
-        if isinstance(step, int | float) and isinstance(value, int | float) and math.isfinite(value)
-    ]
-    return ([step for step, _ in points], [value for _, value in points]) if points else None
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: object) -> Sequence[object]:
-    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()

@@ -11,7 +11,9 @@ rendered and written in its final order, one row group at a time, with no second
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,11 +26,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hats.catalog import PartitionInfo, TableProperties
-from hats.catalog.dataset.collection_properties import CollectionProperties
+from hats.catalog import CollectionProperties
 from hats.io import paths
-from hats.io.parquet_metadata import write_parquet_metadata
-from hats.io.skymap import write_skymap
 from hats.pixel_math import (
     compute_spatial_index,
     generate_alignment,
@@ -37,6 +36,7 @@ from hats.pixel_math import (
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
 
+from skyvec.hats_output import SKYMAP_ORDER, finish_catalog
 from skyvec.mock.galaxies import (
     BANDS,
     Floats,
@@ -140,10 +140,11 @@ def write_mock_survey(
     """
     footprint = footprint or Footprint()
     _check_request(rows=rows, seed=seed, size=size, workers=workers)
+    _check_name(name)
     with _fresh_folder(out) as draft:
         indices, position = select_galaxies(rows, seed=seed)
         spatial = compute_spatial_index(*footprint.place(position))
-        pixels, histogram = _partition(spatial, rows=rows)
+        pixels = _partition(spatial, rows=rows)
         leaves = [
             _Leaf(
                 path=Path(paths.new_pixel_catalog_file(draft / name, pixel)),
@@ -155,7 +156,17 @@ def write_mock_survey(
             for pixel, members in pixels.items()
         ]
         _write_leaves(leaves, workers=workers or cpu_count() or 1, progress=progress)
-        _write_metadata(draft, name=name, pixels=list(pixels), rows=rows, histogram=histogram)
+        finish_catalog(
+            draft / name,
+            name=name,
+            rows={pixel: len(members) for pixel, members in pixels.items()},
+            skymap=Counter(spatial_index_to_healpix(spatial, SKYMAP_ORDER).tolist()),
+            ra_column=LEGACY_SURVEY.ra_column,
+            dec_column=LEGACY_SURVEY.dec_column,
+            builder="skyvec mock survey",
+            properties={"skyvec_mock_templates": load_templates().provenance},
+        )
+        CollectionProperties(name=name, hats_primary_table_url=name).to_properties_file(draft)
     return out
 
 
@@ -194,6 +205,16 @@ def _check_request(*, rows: int, seed: int, size: int, workers: int | None) -> N
             )
 
 
+def _check_name(name: str) -> None:
+    """Refuse what hats-import would refuse as the name of a catalog."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigurationError(
+            f"{name!r} cannot name a catalog",
+            where="mock survey",
+            remedy="Use letters, digits, dots, dashes and underscores",
+        )
+
+
 @contextmanager
 def _fresh_folder(out: Path) -> Iterator[Path]:
     """Give a folder beside ``out`` that becomes ``out`` only if everything went well."""
@@ -219,28 +240,20 @@ def _fresh_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _partition(
-    spatial: NDArray[np.int64], *, rows: int
-) -> tuple[dict[HealpixPixel, NDArray[np.int64]], NDArray[np.int64]]:
-    """Deal the rows to HEALPix pixels: pixel -> places of its rows in spatial order, histogram."""
+def _partition(spatial: NDArray[np.int64], *, rows: int) -> dict[HealpixPixel, NDArray[np.int64]]:
+    """Deal the rows to HEALPix pixels: pixel -> places of its rows in spatial order."""
     fine = spatial_index_to_healpix(spatial, target_order=_PARTITION_ORDER)
-    histogram = _histogram(fine)
     alignment = generate_alignment(
-        histogram,
+        np.bincount(fine, minlength=12 * 4**_PARTITION_ORDER),
         highest_order=_PARTITION_ORDER,
         threshold=_partition_rows(rows),
         drop_empty_siblings=False,
     )
-    order = np.argsort(spatial, kind="stable")
     members: dict[HealpixPixel, list[int]] = {}
-    for place in order:
-        norder, npix, _ = alignment[fine[place]]
-        members.setdefault(HealpixPixel(int(norder), int(npix)), []).append(int(place))
-    return {pixel: np.array(places) for pixel, places in members.items()}, histogram
-
-
-def _histogram(fine: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.bincount(fine, minlength=12 * 4**_PARTITION_ORDER)
+    for place in np.argsort(spatial, kind="stable"):
+        order, pixel, _ = alignment[fine[place]]
+        members.setdefault(HealpixPixel(int(order), int(pixel)), []).append(int(place))
+    return {pixel: np.array(places) for pixel, places in members.items()}
 
 
 def _partition_rows(rows: int) -> int:
@@ -428,37 +441,3 @@ def _measure(
 
 def _axis_ratios(latents: GalaxyLatents, *, row: int) -> tuple[float, float]:
     return float(latents.bulge_axis_ratio[row]), float(latents.disc_axis_ratio[row])
-
-
-def _write_metadata(
-    collection: Path,
-    *,
-    name: str,
-    pixels: list[HealpixPixel],
-    rows: int,
-    histogram: NDArray[np.int64],
-) -> None:
-    """Make a folder of leaves a HATS catalog in a collection."""
-    catalog = collection / name
-    partitions = PartitionInfo.from_healpix(pixels)
-    partitions.write_to_file(paths.get_partition_info_pointer(catalog))
-    write_parquet_metadata(catalog)
-    write_skymap(histogram=histogram, catalog_dir=catalog, orders=None)
-    properties = TableProperties(
-        catalog_name=name,
-        catalog_type="object",
-        total_rows=rows,
-        ra_column=LEGACY_SURVEY.ra_column,
-        dec_column=LEGACY_SURVEY.dec_column,
-        hats_order=partitions.get_highest_order(),
-        hats_max_rows=_partition_rows(rows),
-        hats_skymap_order=_PARTITION_ORDER,
-        hats_col_healpix="_healpix_29",
-        hats_col_healpix_order=29,
-        moc_sky_fraction=f"{partitions.calculate_fractional_coverage():0.5f}",
-        **TableProperties.new_provenance_dict(
-            catalog, builder="skyvec mock survey", skyvec_templates=load_templates().provenance
-        ),
-    )
-    properties.to_properties_file(catalog)
-    CollectionProperties(name=name, hats_primary_table_url=name).to_properties_file(collection)
