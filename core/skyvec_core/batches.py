@@ -56,7 +56,7 @@ def batches(
     for low, length in zip((0, *BUCKETS), BUCKETS, strict=False):
         members = ((counts_B > low) & (counts_B <= length)).nonzero()[:, 0]
         rows_per_batch = max(1, TOKENS_PER_BATCH // length)
-        for rows in members.split(rows_per_batch):
+        for rows in torch.split(members, rows_per_batch):
             if len(rows):
                 yield _pack(rows, rows_per_batch, length, codes_BA, positions_A, valid_BA)
 

@@ -146,7 +146,7 @@ class Model:
         flux, good = fit_to_grid(images.flux_BCHW, images.good_BCHW, size=codec.size)
         ids, valid = [], []
         for flux_bCHW, good_bCHW in zip(
-            flux.split(CODEC_ROWS), good.split(CODEC_ROWS), strict=True
+            torch.split(flux, CODEC_ROWS), torch.split(good, CODEC_ROWS), strict=True
         ):
             rows = len(flux_bCHW)
             padding = (CODEC_ROWS - rows, *flux_bCHW.shape[1:])

@@ -45,8 +45,9 @@ def load_transformer(folder: Path) -> EncoderDecoder:
     _restore_buffers(model)
     found = load_file(folder / WEIGHTS_FILE)
     _refuse_other_constants(found, config, folder / WEIGHTS_FILE)
-    informative = {k: v.float() for k, v in found.items() if not _is_redundant(k)}
     expected = published_tensors(model)
+    # A domain that is only encoded has its modality embedding under the encoder's name.
+    informative = {k: v.float() for k, v in found.items() if k in expected or not _is_redundant(k)}
     refuse_differences(folder / WEIGHTS_FILE, expected=expected, found=informative)
     with torch.no_grad():
         # The published views alias the parameters, so copying into them fills the joint tables.

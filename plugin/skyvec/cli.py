@@ -1,4 +1,4 @@
-"""The command line: ``skyvec demo | mock-survey | plan | tokenize | embed | status | probe | ...``."""
+"""The command line: ``skyvec embed``, ``plan``, ``status``, ``search``, ``probe`` and the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -93,7 +93,7 @@ def main() -> None:
         )
 
 
-def _fail(line: str, code: int) -> None:
+def _fail(line: str, code: int) -> NoReturn:
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         f"[bold red]skyvec:[/] {escape(line)}"
     )
@@ -346,15 +346,15 @@ def _report(record: RunRecord) -> None:
         "fingerprint": record.provenance.fingerprint()[:12],
     }
     out.print(_facts(lines))
-    if record.properties is None:
-        for problem in record.problems:
-            out.print(f"[red]{escape(problem)}[/]")
+    for problem in record.problems:
+        out.print(f"[red]{escape(problem)}[/]")
+    if (properties := record.properties) is None:
         _fail(
             f"{len(record.problems)} of {len(record.quanta)} pixels are not done; nothing was "
             "published. Mend what is named above and run the same command again",
             record.exit_code,
         )
-    load = record.name if record.properties.parent == record.source.resolve() else record.properties
+    load = record.name if properties.parent == record.source.resolve() else properties
     out.print(f'Read it: lsdb.open_catalog("{record.source}").load_extension("{load}")')
 
 

@@ -45,9 +45,9 @@ def tensor_values(column: pa.ChunkedArray | pa.Array, *, missing: float) -> NDAr
     width = storage.type.list_size
     # `values` ignores both the offset of a slice and its nulls.
     flat = storage.values.slice(storage.offset * width, len(storage) * width)
-    values = flat.to_numpy(zero_copy_only=False).reshape(len(storage), width)
+    values: NDArray[Any] = flat.to_numpy(zero_copy_only=False).reshape(len(storage), width)
     if not storage.null_count:
         return values
-    filled = values.copy()
+    filled: NDArray[Any] = values.copy()
     filled[storage.is_null().to_numpy(zero_copy_only=False)] = missing
     return filled

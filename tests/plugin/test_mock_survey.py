@@ -11,15 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from hats.io.validation import is_valid_collection
 
+from skyvec.mock.catalog import Footprint, object_ids, survey_schema, survey_table
 from skyvec.mock.galaxies import draw_latents, photometry
-from skyvec.mock.survey import (
-    Footprint,
-    object_ids,
-    select_galaxies,
-    survey_schema,
-    survey_table,
-    write_mock_survey,
-)
+from skyvec.mock.survey import select_galaxies, write_mock_survey
 from skyvec_schemas.errors import ConfigurationError, OutputExistsError
 from skyvec_schemas.survey_columns import LEGACY_SURVEY, image_struct
 

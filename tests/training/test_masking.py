@@ -102,3 +102,14 @@ def test_a_batch_may_span_two_epochs():
     rows = rows_of_step(seed=1, step=1, batch=4, rows=6)
     assert len(rows) == 4
     assert set(rows) <= set(range(6))
+
+
+def test_scalars_go_first_where_they_are_preferred():
+    run = MaskingRun(input_budget=40, least_input_share=1.0, scalars_first=1.0)
+    inputs, _ = draw_masks(objects(1, present=1.0), draws(), layout_of(VOCABULARY, run), run)
+    assert inputs[:, :2].mean() > 0.7  # all but where one modality took the whole budget
+    uniform = MaskingRun(input_budget=40, least_input_share=1.0)
+    without, _ = draw_masks(
+        objects(1, present=1.0), draws(), layout_of(VOCABULARY, uniform), uniform
+    )
+    assert without[:, :2].mean() < 0.5

@@ -98,6 +98,8 @@ class MaskingRun:
     output_budget: int = 80
     least_input_share: float = 0.3
     """Inputs are at most a uniform share, between this and 1, of the tokens that may be inputs."""
+    scalars_first: float = 0.0
+    """Share of objects whose scalars fill the inputs before image and spectrum tokens do."""
     target_skew: float = 0.5
     """a of the Beta(a, 1) share of a modality's tokens that are targets (AION-1: 0.1)."""
     scalar_target_probability: float = 1.0

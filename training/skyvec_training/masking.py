@@ -1,6 +1,7 @@
 """Which tokens of an object are inputs and which are targets: AION-1's rule, with guards.
 
-Inputs: one modality gives a random number of its tokens, the others fill the budget uniformly.
+Inputs: one modality gives a random number of its tokens, the others fill the budget uniformly; in
+some objects scalars come before the others, as in an embedding, where all of them are there.
 Targets, from what is left: one modality is unconstrained, the others give a share drawn from a
 Beta skewed to 0. Source: AION-1 (arXiv 2510.17960). Always 1 <= inputs <= min(budget, n - 1),
 targets >= 1, and the two are disjoint.
@@ -89,9 +90,9 @@ def draw_masks(
     keys_in, keys_out, share, order, dropped, control = np.split(draws_BK, cuts, axis=1)
     there_BA = _stamps(valid_BA, control[:, :2], layout, run)
     allowed_BA = _without_groups(there_BA, dropped, layout)
-    inputs_BA = _inputs(there_BA, allowed_BA, keys_in, control[:, 2:5], layout, run)
+    inputs_BA = _inputs(there_BA, allowed_BA, keys_in, control[:, 2:6], layout, run)
     left_BA = there_BA & ~inputs_BA
-    counts_BM = _target_counts(left_BA, share, order, control[:, 5], layout, run)
+    counts_BM = _target_counts(left_BA, share, order, control[:, 6], layout, run)
     targets_BA = left_BA & (_rank_in_modality(left_BA, keys_out, layout)
                             < counts_BM[:, layout.modality_A])  # fmt: skip
     return inputs_BA, targets_BA
@@ -133,8 +134,11 @@ def _inputs(
     in_first_BA = allowed_BA & (layout.modality_A == first_B[:, None])
     size_B = in_first_BA.sum(1)
     taken_B = np.minimum(1 + np.floor(control[:, 2] * size_B).astype(np.int64), most_B)
+    # Scalars before the others: 0..1 against 1..2, where an object prefers them.
+    later_BA = (control[:, 3:4] < run.scalars_first) & (layout.sizes_M > 1)[layout.modality_A]
     # One sort: the first modality's tokens, then the others', then what may not be an input.
-    rank_BA = _rank(np.where(in_first_BA, keys_BA, np.where(allowed_BA, 1 + keys_BA, 3.0)))
+    others = np.where(allowed_BA, 1 + keys_BA + later_BA, 4.0)
+    rank_BA = _rank(np.where(in_first_BA, keys_BA, others))
     others_BA = allowed_BA & ~in_first_BA & (rank_BA < (size_B + most_B - taken_B)[:, None])
     return (in_first_BA & (rank_BA < taken_B[:, None])) | others_BA
 

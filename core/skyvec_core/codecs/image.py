@@ -209,7 +209,8 @@ class _SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight_B1P = self.to_k(x).flatten(2).softmax(-1)
         mean_BD1 = x.flatten(2) @ weight_B1P.transpose(1, 2)
-        return x * self.net(mean_BD1[..., None])
+        gated: Tensor = x * self.net(mean_BD1[..., None])
+        return gated
 
 
 class _Upsample(nn.Module):

@@ -17,6 +17,7 @@ class FiniteScalarQuantizer(nn.Module):
     """d bounded dimensions, rounded to ``levels`` values each; the code counts the first fastest."""
 
     levels: Tensor
+    basis: Tensor
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
