@@ -67,7 +67,7 @@ dist-check: $(READY)  ## sdist -> wheel from it -> empty venv elsewhere -> impor
 	VENV=$(VENV) bash tools/dist_check.sh
 
 train-tiny: $(READY)  ## train skyvec-tiny again from its recipe (hours; resumable)
-	$(BIN)/python tools/train_tiny.py
+	VENV=$(VENV) bash tools/train_tiny.sh
 
 clean:  ## remove what these words made (not the training runs)
 	rm -rf $(VENV) $(DEMO) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -26,7 +26,7 @@ def token_type(num_tokens: int) -> pa.DataType:
 def token_array(codes: NDArray[np.int64], valid: NDArray[np.bool_]) -> pa.Array:
     """Column of codes (rows, tokens) that are real where ``valid``; a row without any is null."""
     stored = np.where(valid, codes, INVALID).astype(np.int16)
-    absent = np.logical_not(valid.any(axis=1, keepdims=True)[:, 0])
+    absent = np.asarray(~valid.any(axis=1))
     if stored.shape[1] == 1:
         return pa.array(stored[:, 0], mask=absent)
     return tensor_array(stored, absent=absent)

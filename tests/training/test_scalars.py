@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from skyvec_schemas.errors import ConfigurationError
 from skyvec_schemas.survey_columns import LEGACY_SURVEY
 from skyvec_training.config import ScalarRun
 from skyvec_training.scalars import columns_of, fit_scalars
@@ -41,5 +42,5 @@ def test_the_redshift_grid_is_that_of_the_recipe(values):
 
 
 def test_holding_out_everything_is_refused(values):
-    with pytest.raises(ValueError, match="leaves no row"):
+    with pytest.raises(ConfigurationError, match="leaves none of 5000 objects"):
         fit_scalars(values, LEGACY_SURVEY, ScalarRun(held_out=5000))

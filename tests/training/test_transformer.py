@@ -8,6 +8,7 @@ import torch
 
 from skyvec_core.codecs.quantizers import FiniteScalarQuantizer
 from skyvec_core.modalities import MODALITIES
+from skyvec_schemas.errors import ConfigurationError
 from skyvec_training.optimizer import build_optimizer
 from skyvec_training.tables import code_features
 from skyvec_training.transformer import TransformerTask, build_transformer
@@ -83,7 +84,7 @@ def test_neighbouring_codes_start_alike():
 
 def test_holding_out_everything_is_refused(transformer_run, store):
     run = dataclasses.replace(transformer_run, held_out=len(store))
-    with pytest.raises(ValueError, match="leaves none of 20 objects"):
+    with pytest.raises(ConfigurationError, match="leaves none of 20 objects"):
         TransformerTask(build_transformer(run, seed=0), store, run, seed=0)
 
 

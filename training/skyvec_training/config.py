@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
+from skyvec_core.modalities import MODALITIES
 from skyvec_schemas.errors import ConfigurationError
 
 Precision = Literal["float32", "bfloat16"]
@@ -111,6 +112,12 @@ class MaskingRun:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Group name -> token keys that are dropped together."""
 
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.drop) - set(self.groups))
+        unknown += sorted({key for keys in self.groups.values() for key in keys} - set(MODALITIES))
+        if unknown:
+            raise ValueError(f"unknown groups or token keys {', '.join(unknown)}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransformerSizes:
@@ -145,6 +152,11 @@ class TransformerRun:
     evaluated: int = 1024
     """Held-out objects in each evaluation."""
 
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.domain_weights) - set(self.model.domains))
+        if unknown:
+            raise ValueError(f"domain_weights of {', '.join(unknown)}, which the model lacks")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
@@ -171,6 +183,17 @@ def load_recipe(path: Path) -> Recipe:
             "; ".join(problems), where=str(path), remedy="Correct these keys of the recipe"
         )
     return cast("Recipe", recipe)
+
+
+def rows_to_train(rows: int, held_out: int, *, where: str) -> int:
+    """Rows that are not held out; none at all is an error."""
+    if rows <= held_out:
+        raise ConfigurationError(
+            f"held_out ({held_out}) leaves none of {rows} objects",
+            where=where,
+            remedy="Lower held_out in the recipe, or train on more objects",
+        )
+    return rows - held_out
 
 
 def digest_of_run(run: CodecRun | TransformerRun) -> str:

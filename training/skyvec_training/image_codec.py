@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from skyvec_core.codecs.image import ImageCodec, ImageCodecConfig, channels_of
 from skyvec_core.observations import Images
-from skyvec_training.config import CodecRun
+from skyvec_training.config import CodecRun, rows_to_train
 from skyvec_training.draws import Stream, rows_of_step, uniforms
 from skyvec_training.pixels import PixelStore
 
@@ -104,9 +104,7 @@ class CodecTask:
     def __init__(self, codec: ImageCodec, store: PixelStore, run: CodecRun, *, seed: int) -> None:
         self.module = codec
         self.store, self.run, self.seed = store, run, seed
-        self.train_rows = len(store) - run.held_out
-        if self.train_rows < 1:
-            raise ValueError(f"held_out ({run.held_out}) leaves none of {len(store)} objects")
+        self.train_rows = rows_to_train(len(store), run.held_out, where="image_codec")
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss on one augmented batch."""

@@ -58,9 +58,6 @@ def layout_of(vocabulary: Vocabulary, run: MaskingRun) -> Layout:
             across, down = np.meshgrid(*(np.abs(np.arange(n) - (n - 1) / 2) for n in modality.grid))
             rows = vocabulary.positions[modality.token_key].rows
             radius_A[rows] = np.maximum(across, down).flatten()
-    unknown = sorted(set(run.drop) - set(run.groups))
-    if unknown:
-        raise ValueError(f"masking.drop names {unknown}, which are no groups")
     members = [[key in run.groups[name] for key in keys] for name in run.drop]
     return Layout(
         modality_A=modality_A,

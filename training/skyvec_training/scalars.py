@@ -15,7 +15,7 @@ from skyvec_core.codecs.folder import build_codec
 from skyvec_core.codecs.scalar import GridScalarCodec, ScalarCodec
 from skyvec_core.modalities import MODALITIES
 from skyvec_schemas.survey_columns import Survey
-from skyvec_training.config import ScalarRun
+from skyvec_training.config import ScalarRun, rows_to_train
 from skyvec_training.leaves import leaves_of, require_columns
 
 
@@ -41,9 +41,7 @@ def fit_scalars(
     values
         Column name -> numbers (rows,) in the survey's unit; the held-out rows are not read.
     """
-    rows = len(next(iter(values.values()))) - run.held_out
-    if rows < 1:
-        raise ValueError(f"held_out ({run.held_out}) leaves no row to fit")
+    rows = rows_to_train(len(next(iter(values.values()))), run.held_out, where="scalars")
     codecs: dict[str, ScalarCodec] = {}
     for name, key in columns_of(survey).items():
         codec = cast("ScalarCodec", build_codec(MODALITIES[key], {}))

@@ -14,7 +14,7 @@ from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.model.pooling import masked_mean
 from skyvec_core.model.vocabulary import Vocabulary
 from skyvec_training import tables
-from skyvec_training.config import TransformerRun
+from skyvec_training.config import TransformerRun, rows_to_train
 from skyvec_training.draws import Stream, rows_of_step, uniforms
 from skyvec_training.losses import normalized, sums_by_domain, weighted_loss
 from skyvec_training.masking import Layout, draw_masks, layout_of
@@ -113,9 +113,7 @@ class TransformerTask:
         self.module = model
         self.store, self.run, self.seed = store, run, seed
         self.layout = layout_of(model.vocabulary, run.masking)
-        self.train_rows = len(store) - run.held_out
-        if self.train_rows < 1:
-            raise ValueError(f"held_out ({run.held_out}) leaves none of {len(store)} objects")
+        self.train_rows = rows_to_train(len(store), run.held_out, where="transformer")
         weights = [run.domain_weights.get(m.token_key, 1.0) for m in model.vocabulary.modalities]
         self.multipliers_M = torch.tensor(weights)
 

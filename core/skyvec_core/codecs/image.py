@@ -98,7 +98,7 @@ class ImageCodec(nn.Module):
 
     def compress(self, flux_BCHW: Tensor, good_BCHW: Tensor, bands: Sequence[str]) -> Tensor:
         """Clamp, bring to nanomaggies and arcsinh-compress; bad pixels become 0."""
-        limit = torch.tensor([CLAMP[band] for band in bands])[:, None, None]
+        limit = torch.tensor([CLAMP[b] for b in bands], device=flux_BCHW.device)[:, None, None]
         zero_point = ZERO_POINT_SCALE[bands[0].split("-")[0]]
         factor = self.config.range_compression_factor
         flux = torch.where(good_BCHW, flux_BCHW.float(), 0.0).clamp(-limit, limit) / zero_point
