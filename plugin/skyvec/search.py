@@ -95,7 +95,9 @@ def find_vector(vectors: VectorCatalog, object_id: object) -> NDArray[np.float32
 def _as_id(value: object, kind: pa.DataType) -> pa.Scalar:
     """An id in the column's type; the command line has only text."""
     try:
-        return pa.scalar(str(value)).cast(kind) if isinstance(value, str) else pa.scalar(value, kind)
+        return (
+            pa.scalar(str(value)).cast(kind) if isinstance(value, str) else pa.scalar(value, kind)
+        )
     except (pa.ArrowInvalid, pa.ArrowTypeError) as problem:
         raise ConfigurationError(
             f"{value!r} is not an id of type {kind}", where="like", remedy="Give an id as stored"

@@ -306,40 +306,49 @@ def _execute(
     if not prepared.todo:
         return
     if client is None and workers == 0:
-        for pixel in prepared.todo:
-            record = run_quantum(prepared.job, pixel.order, pixel.pixel)
-            if progress:
-                progress(record)
-            yield record
-        return
-    with dask_client(client, workers) as connected:
-        for record in _submit(connected, prepared):
-            if progress:
-                progress(record)
-            yield record
+        records = _in_this_process(prepared)
+    else:
+        records = _on_dask(prepared, client, workers)
+    for record in records:
+        if progress:
+            progress(record)
+        yield record
 
 
-def _submit(client: Client, prepared: Plan) -> Iterator[QuantumRecord]:
+def _in_this_process(prepared: Plan) -> Iterator[QuantumRecord]:
+    for pixel in prepared.todo:
+        try:
+            yield run_quantum(prepared.job, pixel.order, pixel.pixel)
+        except Exception as problem:  # noqa: BLE001 - one pixel never stops a run; it is reported
+            yield _lost(pixel, problem, tries=1)
+
+
+def _on_dask(prepared: Plan, client: Client | None, workers: int | None) -> Iterator[QuantumRecord]:
     from distributed import as_completed
 
-    futures = {
-        client.submit(
-            run_quantum, prepared.job, pixel.order, pixel.pixel, pure=False, retries=RETRIES
-        ): pixel
-        for pixel in prepared.todo
-    }
-    for future in as_completed(list(futures)):
-        pixel = futures[future]
-        if future.status == "finished":
-            yield future.result()
-            continue
-        problem = future.exception()
-        lost = QuantumRecord(
-            order=pixel.order, pixel=pixel.pixel, outcome="lost",
-            error=f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
-            f" (tried {RETRIES + 1} times; run the same command again)",
-        )  # fmt: skip
-        yield lost
+    with dask_client(client, workers) as connected:
+        futures = {
+            connected.submit(
+                run_quantum, prepared.job, pixel.order, pixel.pixel, pure=False, retries=RETRIES
+            ): pixel
+            for pixel in prepared.todo
+        }
+        for future in as_completed(list(futures)):
+            if future.status == "finished":
+                yield future.result()
+            else:
+                yield _lost(futures[future], future.exception(), tries=RETRIES + 1)
+
+
+def _lost(pixel: HealpixPixel, problem: BaseException, *, tries: int) -> QuantumRecord:
+    what = str(problem).strip().splitlines()
+    return QuantumRecord(
+        order=pixel.order,
+        pixel=pixel.pixel,
+        outcome="lost",
+        error=f"{type(problem).__name__}: {what[0] if what else ''} "
+        f"(tried {tries} times; run the same command again)",
+    )
 
 
 __all__: Sequence[str] = ("Plan", "named_survey", "plan", "run")

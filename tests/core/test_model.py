@@ -200,6 +200,17 @@ def test_constants_of_a_published_file_are_checked_and_dropped(transformer, tmp_
         load_transformer(tmp_path)
 
 
+def test_published_position_encodings_are_used_as_they_are(transformer, tmp_path):
+    save_transformer(transformer, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    published = position_encoding(MODALITIES["tok_image"], 32)[None] + 3e-5
+    tensors["encoder_embeddings.tok_image.pos_emb"] = published
+    save_file(tensors, tmp_path / "model.safetensors")
+    loaded = load_transformer(tmp_path)
+    rows = loaded.vocabulary.positions["tok_image"].rows
+    assert torch.equal(loaded.position_encoding[rows], published[0])
+
+
 def test_missing_and_unknown_tensors_are_all_named(transformer, tmp_path):
     save_transformer(transformer, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")

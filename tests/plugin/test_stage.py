@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from skyvec import stage
 from skyvec.releases.hats_catalog import HatsRelease
 from skyvec.stage import plan, run
 from skyvec_schemas.errors import (
@@ -164,6 +165,26 @@ def test_a_corrupt_leaf_fails_alone_and_the_run_continues_after_repair(
     assert [q.outcome for q in record.quanta] == ["done", "data"]
     assert "not a complete Parquet file" in record.problems[0]
     leaf.write_bytes(healthy)
+    again = run(collection, model=model_folder, workers=0)
+    assert (again.exit_code, again.skipped, again.rows) == (0, 1, 12)
+
+
+def test_a_failure_of_the_machine_is_reported_and_the_next_run_continues(
+    make_collection, model_folder, monkeypatch
+):
+    collection = make_collection()
+    real, calls = stage.run_quantum, []
+
+    def full_disk_at_first(job, order, pixel):
+        calls.append(pixel)
+        if len(calls) == 1:
+            raise OSError("No space left on device")
+        return real(job, order, pixel)
+
+    monkeypatch.setattr(stage, "run_quantum", full_disk_at_first)
+    record = run(collection, model=model_folder, workers=0)
+    assert (record.exit_code, record.properties) == (20, None)
+    assert "OSError: No space left on device" in record.problems[0]
     again = run(collection, model=model_folder, workers=0)
     assert (again.exit_code, again.skipped, again.rows) == (0, 1, 12)
 

@@ -205,15 +205,16 @@ def _build(kind: type[Any], raw: Mapping[str, Any], at: str, problems: list[str]
     hints = get_type_hints(kind)
     known = {f.name for f in fields(kind)}
     problems += [f"unknown key {at}{key}" for key in sorted(raw.keys() - known)]
+    before = len(problems)
     chosen = {
         key: _convert(hints[key], raw[key], f"{at}{key}", problems) for key in known & raw.keys()
     }
-    before = len(problems)
+    if len(problems) > before:
+        return None
     try:
         return kind(**chosen)
     except (TypeError, ValueError) as error:
-        if len(problems) == before:
-            problems.append(f"{at.rstrip('.') or 'recipe'}: {error}")
+        problems.append(f"{at.rstrip('.') or 'recipe'}: {error}")
         return None
 
 

@@ -137,8 +137,16 @@ class HatsRelease:
     ) -> Iterator[pa.RecordBatch]:
         """Row batches of one pixel with the columns of the survey and the spatial index."""
         labels = tuple(survey.labels) if with_labels else ()
-        with pq.ParquetFile(self.leaf(pixel)) as leaf:
-            yield from leaf.iter_batches(rows, columns=[*self._leaf_columns(survey), *labels])
+        columns = [*self._leaf_columns(survey), *labels]
+        try:
+            with pq.ParquetFile(self.leaf(pixel)) as leaf:
+                yield from leaf.iter_batches(rows, columns=columns)
+        except pa.ArrowInvalid as problem:
+            raise ContractError(
+                f"cannot be decoded ({_first_line(problem)})",
+                where=str(self.leaf(pixel)),
+                remedy="Import or copy this pixel again",
+            ) from problem
 
     def _leaf_columns(self, survey: Survey) -> list[str]:
         columns = [self.healpix_column, *survey.columns]
