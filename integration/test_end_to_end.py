@@ -74,9 +74,9 @@ def test_extension_and_collection_are_valid_hats(sky):
     assert is_valid_collection(sky, strict=True)
 
 
-def test_two_workers_and_no_worker_write_the_same_bits(sky):
-    skyvec.run(sky, name="alone", workers=0, batch_rows=17)
-    assert stored_vectors(sky, "alone") == stored_vectors(sky)
+def test_two_workers_and_no_worker_write_the_same_bits(sky, tmp_path):
+    skyvec.run(sky, name="alone", out=tmp_path, workers=0, batch_rows=17)
+    assert stored_vectors(tmp_path, "alone") == stored_vectors(sky)
 
 
 def test_the_lazy_way_gives_the_same_bits(sky):

@@ -75,7 +75,9 @@ ExtensionOption = Annotated[
 
 def main() -> None:
     """Run the command line; every expected failure is one line and an exit code."""
-    logging.basicConfig(level=logging.ERROR)  # hats talks to the root logger while it looks around
+    quiet = logging.StreamHandler()
+    quiet.setLevel(logging.ERROR)  # hats and distributed talk while they look around
+    logging.basicConfig(handlers=[quiet])
     try:
         app()
     except SkyvecError as problem:
@@ -298,7 +300,7 @@ def models_list() -> None:
     from skyvec.models import model_card, packaged_models
 
     out.print(
-        _facts({n: str(model_card(f).get("summary", "")) for n, f in packaged_models().items()})
+        _facts({n: str(model_card(f).get("data", "")) for n, f in packaged_models().items()})
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 from nested_pandas import NestedFrame
+from nested_pandas.series.ext_array import NestedExtensionArray
 
 from skyvec.models import DEFAULT, load_model
 from skyvec.partition import embed_rows, tokenize_rows
@@ -95,6 +96,9 @@ class EmbedPartition:
 def _record_batch(frame: NestedFrame, survey: Survey) -> pa.RecordBatch:
     columns = {}
     for name in survey.columns:
-        array = frame[name].array.__arrow_array__()
+        values = frame[name].array
+        # A nested column would come out as a list of structs; on disk it is a struct of lists.
+        nested = isinstance(values, NestedExtensionArray)
+        array = values.struct_array if nested else values.__arrow_array__()
         columns[name] = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     return pa.RecordBatch.from_pydict(columns)

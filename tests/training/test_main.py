@@ -13,10 +13,10 @@ from skyvec_training.scalars import columns_of
 
 SMALL = {
     "held_out = 2000": "held_out = 4",
-    "steps = 2400": "steps = 2",
-    "warmup_steps = 150": "warmup_steps = 1",
+    "steps = 1100": "steps = 2",
+    "warmup_steps = 80": "warmup_steps = 1",
     "dim = 128": "dim = 16",
-    "batch = 32": "batch = 4",
+    "batch = 64": "batch = 4",
 }
 
 

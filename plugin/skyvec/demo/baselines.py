@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
 
 from skyvec.demo.facts import ScoreRow
 from skyvec.models import model_folder
@@ -56,7 +57,8 @@ def redshift_scores(
     _, floor = cross_validate(untrained.features, untrained.labels, untrained.blocks)
     fluxes, everything, labels, blocks = _photometry(record.source, target)
     _, linear = cross_validate(fluxes, labels, blocks)
-    _, trees = cross_validate(everything, labels, blocks, model=_boosted_trees())
+    with threadpool_limits(1):  # OpenMP threads that wait for a busy core cost minutes
+        _, trees = cross_validate(everything, labels, blocks, model=_boosted_trees())
     rows = [
         ScoreRow(name=f"{record.provenance.model} vectors, linear", score=ours, ours=True,
                  note="image and catalog columns, one mean vector"),
