@@ -51,6 +51,15 @@ def test_exporting_twice_gives_the_same_model(runs, transformer_run):
     assert exported(runs, transformer_run).digest == exported(runs, transformer_run).digest
 
 
+def test_codecs_alone_make_a_folder_that_tokenizes(runs, transformer_run):
+    model = export.export_model(
+        build_transformer(transformer_run, seed=0), None, [runs / "scalars"], runs / "codecs-only",
+        name="codecs-only",
+    )  # fmt: skip
+    codes = model.tokenize({"tok_flux_g": torch.tensor([1.5])})["tok_flux_g"]
+    assert codes.valid_BN.all()
+
+
 def test_a_run_without_checkpoint_cannot_be_exported(tmp_path):
     with pytest.raises(WeightsError, match=r"no complete checkpoint\. Train the transformer"):
         export.newest_of(tmp_path)

@@ -13,8 +13,8 @@ from skyvec_training.scalars import columns_of
 
 SMALL = {
     "held_out = 2000": "held_out = 4",
-    "steps = 1100": "steps = 2",
-    "warmup_steps = 80": "warmup_steps = 1",
+    "steps = 600": "steps = 2",
+    "warmup_steps = 50": "warmup_steps = 1",
     "dim = 128": "dim = 16",
     "batch = 64": "batch = 4",
 }

@@ -92,17 +92,19 @@ def train_transformer(recipe: Recipe, arguments: argparse.Namespace) -> Outcome:
 
 
 def export_folder(recipe: Recipe, arguments: argparse.Namespace) -> None:
-    """Gather a model folder and write its card."""
+    """Gather a model folder and write its card; without ``--transformer`` only codecs matter."""
     model = transformer.build_transformer(recipe.transformer, seed=arguments.seed)
+    learnt = export.newest_of(arguments.transformer) if arguments.transformer else None
     exported = export.export_model(
-        model, export.newest_of(arguments.transformer), [arguments.codecs, arguments.scalars],
-        arguments.out, name=recipe.name,
-    )  # fmt: skip
-    card = model_card.model_card(
-        exported, recipe, seed=arguments.seed, data=arguments.data, codec_run=arguments.codecs,
-        transformer_run=arguments.transformer, commands=_commands(arguments),
-    )  # fmt: skip
-    model_card.write_card(arguments.out, card)
+        model, learnt, [arguments.codecs, arguments.scalars], arguments.out, name=recipe.name
+    )
+    if arguments.transformer:
+        card = model_card.model_card(
+            exported, recipe, seed=arguments.seed, data=arguments.data,
+            codec_run=arguments.codecs, transformer_run=arguments.transformer,
+            commands=_commands(arguments),
+        )  # fmt: skip
+        model_card.write_card(arguments.out, card)
     size = sum(f.stat().st_size for f in arguments.out.rglob("*") if f.is_file())
     CONSOLE.print(f"{arguments.out}: {size / 1e6:.1f} MB, digest {exported.digest}")
 
@@ -113,8 +115,9 @@ def _commands(arguments: argparse.Namespace) -> list[str]:
     return [
         f"python -m skyvec_training image-codec CATALOG --out codec {train_with}",
         f"python -m skyvec_training scalars CATALOG --out scalars {train_with}",
-        "skyvec tokenize CATALOG, with these codecs, into TOKENS",
-        f"python -m skyvec_training transformer TOKENS --out transformer {train_with}",
+        f"python -m skyvec_training export codec --scalars scalars --out codecs-only {train_with}",
+        "skyvec tokenize CATALOG --model codecs-only --name train_tokens",
+        f"python -m skyvec_training transformer CATALOG/train_tokens --out transformer {train_with}",
         f"python -m skyvec_training export codec {parts} --out {arguments.out.name} {train_with}",
     ]
 
@@ -142,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--minutes", type=float, help="stop here; run again to go on")
         if name == "export":
             command.add_argument("--scalars", type=Path, required=True, help="run of `scalars`")
-            command.add_argument("--transformer", type=Path, required=True, help="its run")
+            command.add_argument("--transformer", type=Path, help="its run; none: untrained")
             command.add_argument("--data", default="not stated", help="training data, in words")
     return parser
 

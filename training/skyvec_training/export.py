@@ -29,7 +29,7 @@ def newest_of(folder: Path) -> Checkpoint:
 
 def export_model(
     model: EncoderDecoder,
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | None,
     codec_folders: list[Path],
     out: Path,
     *,
@@ -41,10 +41,13 @@ def export_model(
     ----------
     model
         A transformer of the right sizes; takes the weights of the checkpoint.
+    checkpoint
+        None keeps the model's own weights: enough to tokenize with the codecs.
     codec_folders
         Folders that hold ``codecs/<name>``, all of which are copied.
     """
-    model.load_state_dict(load_file(checkpoint.folder / MODULE))
+    if checkpoint is not None:
+        model.load_state_dict(load_file(checkpoint.folder / MODULE))
     aside = out.with_name(out.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     save_transformer(model, aside, dtype=torch.float16)

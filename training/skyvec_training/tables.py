@@ -27,6 +27,8 @@ def initialize(model: EncoderDecoder, generator: torch.Generator) -> None:
     model.initialize(generator)
     width = model.config.dim
     with torch.no_grad():
+        # Scalars share one position: only this tells the decoder which of them it is asked for.
+        model.domain_table.weight.normal_(std=INPUT_SCALE, generator=generator)
         for modality in model.vocabulary.modalities:
             if modality.kind not in {"scalar", "image"}:
                 continue

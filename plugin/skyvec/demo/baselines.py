@@ -34,17 +34,26 @@ SOFTENING = 0.1
 def embed_at_random(
     catalog: Path, out: Path, model: str, *, client: Client | None, seed: int = 0
 ) -> VectorCatalog:
-    """Embed with the same codecs and an encoder of the same size that never learnt anything."""
-    folder = out / "random-encoder"
+    """Embed with the model's codecs and token tables, but blocks that never learnt anything.
+
+    The tables stay, since they alone carry much of the photometry: with fresh ones the baseline
+    would be near zero and flatter the encoder.
+    """
+    folder = out / "untrained-blocks"
     if not folder.exists():
-        staged = out / "random-encoder.partial"
+        staged = out / "untrained-blocks.partial"
         shutil.copytree(model_folder(model), staged, dirs_exist_ok=True)
-        untrained = EncoderDecoder(load_transformer(model_folder(model)).config)
+        trained = load_transformer(model_folder(model))
+        untrained = EncoderDecoder(trained.config)
         untrained.initialize(torch.Generator().manual_seed(seed))
+        for table in ("token_table", "domain_table"):
+            untrained.get_submodule(table).load_state_dict(
+                trained.get_submodule(table).state_dict()
+            )
         save_transformer(untrained, staged)
         staged.rename(folder)
-    record = run(catalog, model=folder, name="random_encoder", out=out, client=client)
-    return VectorCatalog.open(record.properties or out / "random_encoder.properties")
+    record = run(catalog, model=folder, name="untrained_blocks", out=out, client=client)
+    return VectorCatalog.open(record.properties or out / "untrained_blocks.properties")
 
 
 def redshift_scores(
@@ -62,8 +71,8 @@ def redshift_scores(
     rows = [
         ScoreRow(name=f"{record.provenance.model} vectors, linear", score=ours, ours=True,
                  note="image and catalog columns, one mean vector"),
-        ScoreRow(name="untrained encoder, linear", score=floor,
-                 note="same tokens, same size, random weights"),
+        ScoreRow(name="untrained blocks, linear", score=floor,
+                 note="same tokens and token tables, random encoder blocks"),
         ScoreRow(name="photometry alone, linear", score=linear, note="8 asinh magnitudes"),
         ScoreRow(name="catalog columns, boosted trees", score=trees,
                  note="8 asinh magnitudes, shape, E(B-V); not linear"),
