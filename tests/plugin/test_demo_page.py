@@ -10,7 +10,7 @@ import pytest
 
 from skyvec.demo.facts import CatalogFacts, Check, Cutout, DemoFacts, ScoreRow
 from skyvec.demo.figures import cutout_rgb, loss_curves, visible_cells
-from skyvec.demo.page import duration, neighbour_sentence, summary, verdict, write_page
+from skyvec.demo.page import duration, neighbour_sentence, summary, taught, verdict, write_page
 from skyvec.probe import Score
 
 EXTERNAL = re.compile(r"""(?:src|href|srcset|action|data)\s*=\s*["']?\s*(?:https?:)?//"""
@@ -213,6 +213,11 @@ def test_vectors_no_better_than_the_mean_are_called_that(facts):
     assert verdict(replace(facts, scores=rows))[0].startswith("No:")
 
 
+def test_a_target_that_the_model_was_taught_is_owned_up_to(facts):
+    assert "it was taught what is asked here" in taught(facts)
+    assert not taught(replace(facts, model_card={**facts.model_card, "domains": ["tok_image"]}))
+
+
 def test_the_nearer_kind_is_computed(facts):
     assert "so the real ones are nearer" in neighbour_sentence(facts)
     swapped = replace(
@@ -244,7 +249,7 @@ def test_cutouts_use_the_whole_range_and_show_bad_pixels_grey():
 
 
 @pytest.mark.parametrize(("seconds", "words"), [
-    (0.44, "0.4 s"), (38.2, "38 s"), (245, "4 min 5 s"), (3725, "1 h 2 min"),
+    (0.44, "0.44 s"), (4.44, "4.4 s"), (38.2, "38 s"), (245, "4 min 5 s"), (3725, "1 h 2 min"),
 ])  # fmt: skip
 def test_durations_are_in_words(seconds, words):
     assert duration(seconds) == words

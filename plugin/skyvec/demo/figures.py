@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from skyvec.demo.facts import CatalogFacts, ScoreRow
@@ -44,6 +45,12 @@ LOCAL = 70.0
 HEXBIN_FROM = 4000
 CELL = 4
 """Pixels on a side of one image token."""
+RECONSTRUCTION = {
+    "r2": "R² in flux",
+    "r2_noise_free": "R² without noise",
+    "chi2": "χ² per pixel",
+    "aperture_error": "median flux error, 3.1″ aperture",
+}
 BAD_PIXEL = (176, 172, 164)
 
 
@@ -90,17 +97,20 @@ def cutout_rgb(flux: Floats) -> NDArray[np.uint8]:
 
     The stretch follows the cutout: its brightest pixels stay below white, its noise near black.
     """
-    bad = ~np.isfinite(flux).all(0)
+    bad = np.asarray(~np.isfinite(flux).all(0), np.bool_)
     clean = np.where(bad, 0.0, flux).astype(np.float64)
-    planes = [clean[band] * weight for band, weight in zip((3, 1, 0), BAND_WEIGHTS, strict=True)]
-    seen = np.mean(planes, axis=0)[~bad]
+    planes = np.stack([clean[b] * w for b, w in zip((3, 1, 0), BAND_WEIGHTS, strict=True)])
+    seen = planes.mean(0)[~bad]
     if not len(seen):
         return np.full((*bad.shape, 3), BAD_PIXEL, np.uint8)
-    noise = 1.4826 * float(np.median(np.abs(seen - np.median(seen))))
+    # Differences of neighbours hold the noise, but little of a galaxy that fills the stamp.
+    steps = np.abs(np.diff(planes, axis=-1))[:, ~(bad[:, 1:] | bad[:, :-1])]
+    noise = 1.05 * float(np.median(steps)) if steps.size else 0.0
     peak = float(np.percentile(seen, 99.8))
-    stretch = max(peak / 14, 2.5 * min(noise, peak / 5), 1e-6)
-    sky = min(float(np.percentile(seen, 25)), 0.15 * peak)
-    colours = make_lupton_rgb(*planes, minimum=sky - 0.4 * stretch, stretch=stretch, Q=7)
+    stretch = max(peak / 12, min(5 * noise, 1.5 * peak), 1e-6)
+    sky = min(float(np.percentile(seen, 10)), 0.1 * peak) - 0.5 * noise
+    with np.errstate(invalid="ignore"):  # astropy divides by zero in pixels that are black
+        colours = make_lupton_rgb(*planes, minimum=sky, stretch=stretch, Q=7)
     rgb = np.array(colours, np.uint8)
     rgb[bad] = BAD_PIXEL
     return rgb
@@ -176,7 +186,7 @@ def score_intervals(rows: Sequence[ScoreRow]) -> Figure:
         axes.plot([score.r2_low, score.r2_high], [place] * 2, color=colour, lw=5, alpha=0.45,
                   solid_capstyle="butt")  # fmt: skip
         axes.plot(score.r2, place, "o", color=colour, ms=9)
-        axes.text(0.01, place + 0.24, f"{row.name}:  {score.r2:.3f}", fontsize=FONT - 0.5,
+        axes.text(0.01, place + 0.17, f"{row.name}:  {score.r2:.3f}", fontsize=FONT - 0.5,
                   color=OURS if row.ours else INK, va="bottom",
                   fontweight="bold" if row.ours else "normal",
                   transform=axes.get_yaxis_transform())  # fmt: skip
@@ -204,6 +214,9 @@ def loss_figure(curves: Mapping[str, Curve]) -> Figure:
     everything = [value for _, values in curves.values() for value in values]
     if min(everything) > 0 and max(everything) > 4 * min(everything):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     _style(axes)
     axes.grid(color=GRID, lw=0.7, which="both")
     axes.set_xlabel("optimizer step", fontsize=FONT, color=INK)
@@ -259,6 +272,18 @@ def _curve(raw: Mapping[str, object]) -> Curve | None:
     return ([step for step, _ in points], [value for _, value in points]) if points else None
 
 
+def reconstruction_table(reconstruction: Mapping[str, object]) -> dict[str, object]:
+    """Titles and rows of the table of scores by band; empty if there are none."""
+    columns = {
+        title: mapping(reconstruction[key])
+        for key, title in RECONSTRUCTION.items()
+        if mapping(reconstruction.get(key))
+    }
+    bands = list(dict.fromkeys(band for column in columns.values() for band in column))
+    rows = [(band, [column.get(band) for column in columns.values()]) for band in bands]
+    return {"titles": list(columns), "rows": rows} if rows else {}
+
+
 def mapping(value: object) -> Mapping[str, object]:
     """The value if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
@@ -311,6 +336,6 @@ def _frame_locally(axes: Axes, ra: Floats, dec: Floats) -> None:
 
 
 def _limits(values: Floats) -> tuple[float, float]:
-    low, high = np.percentile(values, [0.2, 99.8])
-    margin = 0.06 * (high - low) or 0.1
-    return float(low - margin), float(high + margin)
+    low, high = float(values.min()), float(values.max())
+    margin = 0.04 * (high - low) or 0.1
+    return low - margin, high + margin

@@ -42,12 +42,6 @@ STEPS = {
     "write": "write the extension",
     "verify": "compare with the input",
 }
-RECONSTRUCTION = {
-    "r2": "R² in flux",
-    "r2_noise_free": "R² without noise",
-    "chi2": "χ² per pixel",
-    "aperture_error": "flux error in 3.1″ aperture",
-}
 
 
 def write_page(facts: DemoFacts, to: Path) -> Path:
@@ -72,6 +66,7 @@ def context(facts: DemoFacts) -> dict[str, object]:
         "catalogs": [_catalog(catalog) for catalog in facts.catalogs],
         "timings": _shares(facts.timings),
         "verdict": verdict(facts),
+        "taught": taught(facts),
         "physics": list(_physics_pictures(facts)),
         "query": _shown([facts.query])[0],
         "near_real": _shown(facts.neighbours_real),
@@ -132,7 +127,7 @@ def _comparison(ours: ScoreRow, other: ScoreRow) -> str:
         return f"{values}, worse than the vectors; the intervals do not overlap."
     return (
         f"{values}, {'better' if better else 'worse'} than the vectors, but the intervals "
-        "overlap: this sample does not clearly tell them apart."
+        "overlap: with this sample the order is not certain."
     )
 
 
@@ -157,9 +152,21 @@ def neighbour_sentence(facts: DemoFacts) -> str:
         return ""
     nearer = "real" if near[0] < near[1] else "mock"
     return (
-        f"Median distance: {near[0]:.3f} to these real galaxies, {near[1]:.3f} to these mock ones, "
+        f"Median distance: {near[0]:.2g} to these real galaxies, {near[1]:.2g} to these mock ones, "
         f"so the {nearer} ones are nearer. Cutouts of different size leave a different number of "
         "tokens, which the vectors may feel too."
+    )
+
+
+def taught(facts: DemoFacts) -> str:
+    """Whether the model met the probe's target while it was trained."""
+    key = LEGACY_SURVEY.labels.get(facts.probe_target)
+    if key is None or key not in listed(facts.model_card.get("domains")):
+        return ""
+    return (
+        f"In training, {facts.model} also learnt to predict the {target_name(facts)} of other "
+        f"galaxies (domain {key} of its recipe), so it was taught what is asked here; "
+        f"the {target_name(facts)} of these galaxies is never an input."
     )
 
 
@@ -190,9 +197,9 @@ def target_name(facts: DemoFacts) -> str:
 
 
 def duration(seconds: float) -> str:
-    """E.g. ``0.4 s``, ``38 s``, ``4 min 5 s`` or ``1 h 2 min``."""
+    """E.g. ``0.44 s``, ``38 s``, ``4 min 5 s`` or ``1 h 2 min``."""
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.{2 if seconds < 1 else 1}f} s"
     minutes, rest = divmod(round(seconds), 60)
     if not minutes:
         return f"{rest} s"
@@ -353,7 +360,7 @@ def _model(facts: DemoFacts) -> dict[str, object]:
             (name, figures.picture(figures.loss_figure(curves), alt=f"Loss curves of {name}"))
             for name, curves in figures.loss_curves(card).items()
         ],
-        "reconstruction": _by_band(reconstruction),
+        "reconstruction": figures.reconstruction_table(reconstruction),
         "held_out": reconstruction.get("objects"),
         "recipe": json.dumps(card["recipe"], indent=2, default=str) if card.get("recipe") else "",
         "commands": [str(line) for line in listed(card.get("commands"))],
@@ -368,7 +375,10 @@ def _card_lines(facts: DemoFacts) -> Iterator[tuple[str, str]]:
     if card.get("data"):
         yield "Trained on", str(card["data"])
     if domains := listed(card.get("domains")):
-        yield "Reads", ", ".join(str(d).removeprefix("tok_").replace("_", " ") for d in domains)
+        yield (
+            "Kinds of token",
+            ", ".join(str(d).removeprefix("tok_").replace("_", " ") for d in domains),
+        )
     for name, run in mapping(card.get("runs")).items():
         yield f"Training, {name.replace('_', ' ')}", _run_in_words(mapping(run))
     reconstruction = mapping(card.get("reconstruction"))
@@ -390,15 +400,3 @@ def _run_in_words(run: Mapping[str, object]) -> str:
     if isinstance(loss := mapping(run.get("held_out")).get("loss"), int | float):
         parts.append(f"held-out loss {loss:.3g}")
     return ", ".join(parts) or "no log"
-
-
-def _by_band(reconstruction: Mapping[str, object]) -> dict[str, object]:
-    """Titles and rows of the table of scores by band; empty if there are none."""
-    columns = {
-        title: mapping(reconstruction[key])
-        for key, title in RECONSTRUCTION.items()
-        if mapping(reconstruction.get(key))
-    }
-    bands = list(dict.fromkeys(band for column in columns.values() for band in column))
-    rows = [(band, [number(column.get(band)) for column in columns.values()]) for band in bands]
-    return {"titles": list(columns), "rows": rows} if rows else {}

@@ -70,7 +70,7 @@ def run_demo(to: Path, *, rows: int, seed: int, model: str, workers: int | None,
         with clock.step("Embedding the mock galaxies"):
             mock = run(to / MOCK, model=model, name=name, client=client)
         _tell(mock, say)
-        with clock.step("The same with an untrained encoder, for comparison"):
+        with clock.step("The same with untrained encoder blocks, for comparison"):
             random_vectors = embed_at_random(to / MOCK, to / "baselines", model, client=client)
     with clock.step("Opening both with plain LSDB and checking every row"):
         catalogs = [
