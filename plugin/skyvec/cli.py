@@ -82,8 +82,10 @@ def main() -> None:
         app()
     except SkyvecError as problem:
         _fail(str(problem), problem.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to continue", 130)
+    except SystemExit as ended:
+        if ended.code == 130:  # typer's answer to Ctrl-C
+            _fail("interrupted; run the same command again to continue", 130)
+        raise
     except Exception as problem:
         if os.environ.get("SKYVEC_DEBUG"):
             raise
@@ -299,9 +301,7 @@ def models_list() -> None:
     """Models inside the package."""
     from skyvec.models import model_card, packaged_models
 
-    out.print(
-        _facts({n: str(model_card(f).get("data", "")) for n, f in packaged_models().items()})
-    )
+    out.print(_facts({n: str(model_card(f).get("data", "")) for n, f in packaged_models().items()}))
 
 
 @models_app.command("show")

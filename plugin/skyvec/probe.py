@@ -176,9 +176,10 @@ class Probe:
 def labelled_vectors(vectors: VectorCatalog, target: str) -> Labelled:
     """Join the vectors with a column of the primary catalog, partition by partition, by id."""
     primary = HatsRelease.open(vectors.primary)
-    if target not in primary.schema.names:
+    if target not in _numeric_columns(primary.schema):
+        there = target in primary.schema.names
         raise MissingColumnError(
-            f"no column {target!r}",
+            f"column {target!r} is not numeric" if there else f"no column {target!r}",
             where=str(primary.path),
             remedy=f"Choose one of: {', '.join(_numeric_columns(primary.schema))}",
         )

@@ -65,9 +65,7 @@ def test_columns_that_a_catalog_lacks_can_be_left_out(
         (["models", "show", "gpt"], 40, "gpt: neither a model"),
     ],
 )
-def test_a_mistake_is_one_line_and_an_exit_code(
-    skyvec, make_collection, arguments, code, message
-):
+def test_a_mistake_is_one_line_and_an_exit_code(skyvec, make_collection, arguments, code, message):
     collection = make_collection()
     places = {"SKY": collection, "SKY2": collection.parent / "other"}
     found, _, problem = skyvec(*(places.get(a, a) for a in arguments))
@@ -115,6 +113,17 @@ def test_an_unexpected_failure_is_one_line_too(skyvec, monkeypatch, make_collect
     code, _, problem = skyvec("embed", make_collection())
     assert code == 50
     assert "unexpected RuntimeError: the disk sang (set SKYVEC_DEBUG=1" in problem
+
+
+def test_ctrl_c_says_how_to_continue(skyvec, monkeypatch, make_collection):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skyvec.stage.run", interrupted)
+    code, _, problem = skyvec("embed", make_collection())
+    assert (code, problem) == (
+        130, "skyvec: interrupted; run the same command again to continue\n"
+    )  # fmt: skip
 
 
 def test_help_and_version_need_no_torch():

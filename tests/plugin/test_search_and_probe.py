@@ -112,6 +112,13 @@ def test_a_target_that_is_no_column_lists_the_columns(labelled):
         Probe("REDSHIFT").fit(labelled)
 
 
+def test_a_target_of_words_is_refused(make_collection, model_folder, factory):
+    collection = make_collection(TYPE=pa.array(["SER", "DEV"] * 6))
+    run(collection, model=model_folder, workers=0)
+    with pytest.raises(MissingColumnError, match=r"column 'TYPE' is not numeric\. Choose one of"):
+        Probe("TYPE").fit(collection)
+
+
 def test_a_constant_target_is_refused(labelled):
     with pytest.raises(ConfigurationError, match="is constant"):
         Probe("FLAT").fit(labelled)

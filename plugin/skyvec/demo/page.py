@@ -35,6 +35,9 @@ REASONS = {
 }
 """Names of `skyvec_schemas.quality_flags.Flag` in words."""
 
+COLUMN_TYPES = ("vector", "string", "int32", "int64", "int32")
+"""Of `EmbeddingColumns.fields`, for people."""
+
 STEPS = {
     "read": "read Parquet",
     "tokenize": "pixels and numbers to tokens",
@@ -267,7 +270,7 @@ def _journey(facts: DemoFacts) -> dict[str, object]:
         "side": len(cells),
         "path": figures.squares(cells),
         "vector": [(i % 16, i // 16) for i in range(min(facts.dim, 256))],
-        "columns": [(field.name, _type_name(str(field.type))) for field in columns.fields()],
+        "columns": list(zip(columns.names, COLUMN_TYPES, strict=True)),
         "dtype": columns.dtype,
         "catalogs": [
             (c.kind, _size(c.gallery[0]), int(figures.visible_cells(c.gallery[0].flux).sum()))
@@ -275,10 +278,6 @@ def _journey(facts: DemoFacts) -> dict[str, object]:
             if c.gallery
         ],
     }
-
-
-def _type_name(text: str) -> str:
-    return "vector" if text.startswith("extension") else text
 
 
 def _catalog(catalog: CatalogFacts) -> dict[str, object]:
