@@ -112,7 +112,7 @@ def test_a_target_that_is_no_column_lists_the_columns(labelled):
         Probe("REDSHIFT").fit(labelled)
 
 
-def test_a_target_of_words_is_refused(make_collection, model_folder, factory):
+def test_a_target_of_words_is_refused(make_collection, model_folder):
     collection = make_collection(TYPE=pa.array(["SER", "DEV"] * 6))
     run(collection, model=model_folder, workers=0)
     with pytest.raises(MissingColumnError, match=r"column 'TYPE' is not numeric\. Choose one of"):
