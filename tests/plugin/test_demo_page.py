@@ -10,7 +10,8 @@ import pytest
 
 from skyvec.demo.facts import CatalogFacts, Check, Cutout, DemoFacts, ScoreRow
 from skyvec.demo.figures import cutout_rgb, loss_curves, visible_cells
-from skyvec.demo.page import duration, neighbour_sentence, summary, taught, verdict, write_page
+from skyvec.demo.page import write_page
+from skyvec.demo.wording import duration, neighbour_sentence, summary, taught, verdict
 from skyvec.probe import Score
 
 EXTERNAL = re.compile(r"""(?:src|href|srcset|action|data)\s*=\s*["']?\s*(?:https?:)?//"""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyvec.probe import Score
+from skyvec_schemas.embedding_columns import VectorType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +84,10 @@ class DemoFacts:
     model_digest: str
     dim: int
     fingerprint: str
+    vector_type: VectorType = "float16"
+    """Type of the stored vectors."""
     model_card: dict[str, object]
-    """As in ``card.json``: recipe, data, scores, and ``curves``."""
+    """As in ``card.json``: recipe, data, scores, and the curves of ``runs``."""
     catalogs: list[CatalogFacts]
     probe_target: str
     probe_truth: NDArray[np.float64]
