@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from astropy import units
 from astropy.visualization import make_lupton_rgb
-from cdshealpix.nested import vertices  # type: ignore[import-untyped]
+from cdshealpix.nested import vertices
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
