@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from skyvec.surveys import chosen_survey
+from skyvec.terminal import counting, facts, fail, out, print_rows, say
 from skyvec.version import __version__
 from skyvec_schemas.errors import ConfigurationError, SkyvecError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from skyvec.quantum import QuantumRecord
     from skyvec.run_record import RunRecord
-    from skyvec_schemas.survey_columns import Survey
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,8 +33,6 @@ probe_app = typer.Typer(no_args_is_help=True, help="Linear models on the vectors
 models_app = typer.Typer(no_args_is_help=True, help="Models: what is there, what it is.")
 app.add_typer(probe_app, name="probe")
 app.add_typer(models_app, name="models")
-
-out = Console(highlight=False, soft_wrap=True)
 
 Catalog = Annotated[Path, typer.Argument(help="Folder of a HATS collection or catalog.")]
 ModelOption = Annotated[
@@ -81,27 +73,20 @@ def main() -> None:
     try:
         app()
     except SkyvecError as problem:
-        _fail(str(problem), problem.exit_code)
+        fail(str(problem), problem.exit_code)
     except SystemExit as ended:
         if ended.code == 130:  # typer's answer to Ctrl-C
-            _fail("interrupted; run the same command again to continue", 130)
+            fail("interrupted; run the same command again to continue", 130)
         raise
     except Exception as problem:
         if os.environ.get("SKYVEC_DEBUG"):
             raise
         what = str(problem).strip().splitlines()
-        _fail(
+        fail(
             f"unexpected {type(problem).__name__}: {what[0] if what else ''} "
             "(set SKYVEC_DEBUG=1 for the traceback, and report it)",
             50,
         )
-
-
-def _fail(line: str, code: int) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"[bold red]skyvec:[/] {escape(line)}"
-    )
-    sys.exit(code)
 
 
 @app.callback(invoke_without_command=True)
@@ -126,7 +111,7 @@ def demo(
     """Real and mock galaxies: HATS in, extension out, a probe, neighbours and one page."""
     from skyvec.demo import run_demo
 
-    page = run_demo(to, rows=rows, seed=seed, model=model, workers=workers, say=_say)
+    page = run_demo(to, rows=rows, seed=seed, model=model, workers=workers, say=say)
     out.print(f"\nOpen [bold]{page.resolve()}[/] in a browser; it needs no network.")
 
 
@@ -140,7 +125,7 @@ def mock_survey(
     """Write a synthetic survey with truth: griz cutouts, fluxes, shapes, redshift."""
     from skyvec.mock.survey import write_mock_survey
 
-    with _counting("galaxies", rows) as advance:
+    with counting("galaxies", rows) as advance:
         write_mock_survey(to, rows=rows, seed=seed, workers=workers, progress=advance)
     out.print(f"{rows:,} mock galaxies in {to}; next: skyvec embed {to}")
 
@@ -159,10 +144,10 @@ def plan(
     """Check catalog, model and output, and say what `embed` would do; computes nothing."""
     from skyvec.stage import plan as make_plan
 
-    chosen = _survey(survey, id_column=id_column, image_column=image_column, without=without)
+    chosen = chosen_survey(survey, id_column=id_column, image_column=image_column, without=without)
     ready = make_plan(catalog, name=name, model=model, survey=chosen, out=to)
     columns = ready.job.columns
-    table = _facts(
+    table = facts(
         {
             "catalog": f"{ready.release.name}, {ready.rows:,} rows in "
             f"{len(ready.release.pixels)} pixels",
@@ -200,7 +185,7 @@ def embed(
 
     Run again after a failure: finished pixels are skipped.
     """
-    chosen = _survey(survey, id_column=id_column, image_column=image_column, without=without)
+    chosen = chosen_survey(survey, id_column=id_column, image_column=image_column, without=without)
     _choice("--dtype", dtype, ("float16", "float32"))
     _choice("--precision", precision, ("float32", "bfloat16"))
     _run(
@@ -225,7 +210,7 @@ def tokenize(
     batch_rows: BatchOption = 128,
 ) -> None:
     """Store the tokens of a catalog as a HATS extension: what training reads."""
-    chosen = _survey(survey, id_column=id_column, image_column=image_column, without=without)
+    chosen = chosen_survey(survey, id_column=id_column, image_column=image_column, without=without)
     _run(
         catalog, product="tokens", name=name, model=model, survey=chosen, out=to,
         workers=workers, scheduler=scheduler, batch_rows=batch_rows,
@@ -237,9 +222,9 @@ def status(catalog: Catalog, extension: ExtensionOption = None) -> None:
     """What the last run of an extension left: rows, reasons, problems."""
     from skyvec.status import read_status
 
-    facts = read_status(catalog, extension)
-    out.print(_facts(facts.lines))
-    raise typer.Exit(facts.exit_code)
+    found = read_status(catalog, extension)
+    out.print(facts(found.lines))
+    raise typer.Exit(found.exit_code)
 
 
 @app.command()
@@ -253,7 +238,7 @@ def search(
     """Find the objects most like this one."""
     from skyvec.search import search as find
 
-    _print_table(find(catalog, like=like, k=k, extension=extension), save, shown=k)
+    print_rows(find(catalog, like=like, k=k, extension=extension), save, shown=k)
 
 
 @probe_app.command("fit")
@@ -268,7 +253,7 @@ def probe_fit(
 
     probe = Probe(target).fit(catalog, extension=extension)
     if probe.score:
-        out.print(_facts(_score_lines(probe)))
+        out.print(facts(_score_lines(probe)))
     if save:
         out.print(f"probe in {probe.save(save)}")
 
@@ -283,7 +268,7 @@ def probe_apply(
     """Predict for every row with a vector; refuses vectors of another model."""
     from skyvec.probe import Probe
 
-    _print_table(Probe.load(probe).apply(catalog, extension=extension), save, shown=10)
+    print_rows(Probe.load(probe).apply(catalog, extension=extension), save, shown=10)
 
 
 @probe_app.command("report")
@@ -293,7 +278,7 @@ def probe_report(
     """What a probe predicts, how well, and on which vectors."""
     from skyvec.probe import Probe
 
-    out.print(_facts(_score_lines(Probe.load(probe))))
+    out.print(facts(_score_lines(Probe.load(probe))))
 
 
 @models_app.command("list")
@@ -301,7 +286,7 @@ def models_list() -> None:
     """Models inside the package."""
     from skyvec.models import model_card, packaged_models
 
-    out.print(_facts({n: str(model_card(f).get("data", "")) for n, f in packaged_models().items()}))
+    out.print(facts({n: str(model_card(f).get("data", "")) for n, f in packaged_models().items()}))
 
 
 @models_app.command("show")
@@ -319,7 +304,7 @@ def models_show(model: Annotated[str, typer.Argument(help="Name or folder.")]) -
         "modalities": ", ".join(loaded.codecs),
     }
     simple = {k: str(v) for k, v in card.items() if isinstance(v, str | int | float)}
-    out.print(_facts({**lines, **{k: v for k, v in simple.items() if k not in lines}}))
+    out.print(facts({**lines, **{k: v for k, v in simple.items() if k not in lines}}))
 
 
 def _run(catalog: Path, *, workers: int | None, scheduler: str | None, **choices: Any) -> None:  # noqa: ANN401
@@ -327,7 +312,7 @@ def _run(catalog: Path, *, workers: int | None, scheduler: str | None, **choices
     from skyvec.stage import run
 
     rows = int(HatsRelease.open(catalog).catalog.catalog_info.total_rows or 0)
-    with _dask(scheduler) as client, _counting("objects", rows) as advance:
+    with _dask(scheduler) as client, counting("objects", rows) as advance:
 
         def progress(record: QuantumRecord) -> None:
             advance(record.rows)
@@ -347,11 +332,11 @@ def _report(record: RunRecord) -> None:
         "seconds": f"{record.seconds:.1f}",
         "fingerprint": record.provenance.fingerprint()[:12],
     }
-    out.print(_facts(lines))
+    out.print(facts(lines))
     for problem in record.problems:
         out.print(f"[red]{escape(problem)}[/]")
     if (properties := record.properties) is None:
-        _fail(
+        fail(
             f"{len(record.problems)} of {len(record.quanta)} pixels are not done; nothing was "
             "published. Mend what is named above and run the same command again",
             record.exit_code,
@@ -378,61 +363,11 @@ def _score_lines(probe: Any) -> dict[str, str]:  # noqa: ANN401
     }
 
 
-def _survey(name: str, *, id_column: str | None, image_column: str | None, without: str) -> Survey:
-    from skyvec.stage import named_survey
-
-    survey = named_survey(name)
-    left_out = {column.strip() for column in without.split(",") if column.strip()}
-    known = {scalar.name for scalar in survey.scalars} | (
-        {survey.image.name} if survey.image else set()
-    )
-    if unknown := left_out - known:
-        raise ConfigurationError(
-            f"the survey has no column {', '.join(sorted(unknown))}",
-            where="--without",
-            remedy=f"It has {', '.join(sorted(known))}",
-        )
-    image = None if survey.image and survey.image.name in left_out else survey.image
-    if image and image_column:
-        image = replace(image, name=image_column)
-    return replace(
-        survey,
-        id_column=id_column or survey.id_column,
-        image=image,
-        scalars=tuple(s for s in survey.scalars if s.name not in left_out),
-    )
-
-
 def _choice(option: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigurationError(
             f"{value!r} is not known", where=option, remedy=f"Choose from: {', '.join(known)}"
         )
-
-
-def _facts(lines: dict[str, str]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in lines.items():
-        table.add_row(name, escape(value))
-    return table
-
-
-def _print_table(found: pa.Table, save: Path | None, *, shown: int) -> None:
-    import pyarrow.parquet as pq
-
-    table = Table(box=None, pad_edge=False)
-    for name in found.column_names:
-        table.add_column(name, justify="right")
-    for row in found.slice(0, shown).to_pylist():
-        table.add_row(*(f"{v:.5f}" if isinstance(v, float) else str(v) for v in row.values()))
-    out.print(table)
-    if save:
-        pq.write_table(found, save)
-        out.print(f"{found.num_rows:,} rows in {save}")
-    elif found.num_rows > shown:
-        out.print(f"... {found.num_rows:,} rows in all; --save FILE.parquet keeps them")
 
 
 @contextmanager
@@ -452,36 +387,3 @@ def _dask(scheduler: str | None) -> Iterator[Any]:
         ) from problem
     with client:
         yield client
-
-
-@contextmanager
-def _counting(what: str, total: int) -> Iterator[Any]:
-    """A bar in a terminal, one line every ten seconds in a log."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    if out.is_terminal:
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=out, transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda count: bar.advance(task, count)
-        return
-    done, spoken = 0, time.monotonic()
-
-    def advance(count: int) -> None:
-        nonlocal done, spoken
-        done += count
-        if time.monotonic() - spoken > 10 or done == total:
-            spoken = time.monotonic()
-            out.print(f"{done:,} of {total:,} {what}")
-
-    yield advance
-
-
-def _say(line: str) -> None:
-    out.print(line)

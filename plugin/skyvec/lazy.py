@@ -13,7 +13,8 @@ from nested_pandas.series.ext_array import NestedExtensionArray
 
 from skyvec.models import DEFAULT, load_model
 from skyvec.partition import embed_rows, tokenize_rows
-from skyvec.stage import default_name, model_path, named_survey
+from skyvec.stage import default_name, model_path
+from skyvec.surveys import named_survey
 from skyvec.worker import ModelReference, model_on_worker
 from skyvec_core.embedder import Precision
 from skyvec_schemas.embedding_columns import EmbeddingColumns, VectorType

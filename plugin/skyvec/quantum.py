@@ -38,6 +38,8 @@ from skyvec_schemas.token_columns import token_array, token_type
 
 STAGING, RECORDS = Path(".staging"), Path("skyvec", "records")
 PAGE_BYTES = 1 << 20
+STEPS = ("read", "tokenize", "encode", "write", "verify")
+"""What the time of a quantum is spent on."""
 
 
 @dataclass(frozen=True, kw_only=True)

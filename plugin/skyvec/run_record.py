@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skyvec.quantum import QuantumRecord
+from skyvec.quantum import STEPS, QuantumRecord
 from skyvec_schemas.provenance import Provenance
 
 MANIFEST = Path("skyvec", "manifest.json")
@@ -92,7 +92,6 @@ class RunRecord:
 
 
 def _quanta_table(quanta: Sequence[QuantumRecord]) -> pa.Table:
-    steps = ("read", "tokenize", "encode", "write", "verify")
     return pa.table(
         {
             "Norder": pa.array([q.order for q in quanta], pa.int32()),
@@ -101,7 +100,7 @@ def _quanta_table(quanta: Sequence[QuantumRecord]) -> pa.Table:
             "rows": pa.array([q.rows for q in quanta], pa.int64()),
             "failed_rows": pa.array([q.failed_rows for q in quanta], pa.int64()),
             "partial_rows": pa.array([q.partial_rows for q in quanta], pa.int64()),
-            **{f"seconds_{s}": pa.array([q.seconds.get(s, 0.0) for q in quanta]) for s in steps},
+            **{f"seconds_{s}": pa.array([q.seconds.get(s, 0.0) for q in quanta]) for s in STEPS},
             "host": [q.host for q in quanta],
             "device": [q.device for q in quanta],
             "fingerprint": [q.fingerprint for q in quanta],

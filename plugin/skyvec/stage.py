@@ -14,6 +14,7 @@ from skyvec.models import DEFAULT, load_model
 from skyvec.quantum import Job, QuantumRecord, record_path, run_quantum
 from skyvec.releases.hats_catalog import HatsRelease
 from skyvec.run_record import RunRecord
+from skyvec.surveys import named_survey
 from skyvec.version import __version__
 from skyvec.worker import ModelReference
 from skyvec_core import NUMERICS_VERSION
@@ -21,7 +22,7 @@ from skyvec_core.embedder import Model, Precision
 from skyvec_schemas.embedding_columns import EmbeddingColumns, VectorType
 from skyvec_schemas.errors import ConfigurationError, OutputExistsError
 from skyvec_schemas.provenance import Provenance, pixel_fingerprint
-from skyvec_schemas.survey_columns import LEGACY_SURVEY, SURVEYS, Survey
+from skyvec_schemas.survey_columns import LEGACY_SURVEY, Survey
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -179,17 +180,6 @@ def model_path(model: str | Path) -> Path:
     from skyvec.models import model_folder
 
     return model_folder(model).resolve()
-
-
-def named_survey(survey: str | Survey) -> Survey:
-    """Survey by name, or as given."""
-    if isinstance(survey, Survey):
-        return survey
-    if survey not in SURVEYS:
-        raise ConfigurationError(
-            "no such survey", where=survey, remedy=f"Known surveys: {', '.join(SURVEYS)}"
-        )
-    return SURVEYS[survey]
 
 
 def default_name(model: str, product: Product) -> str:
@@ -351,4 +341,4 @@ def _lost(pixel: HealpixPixel, problem: BaseException, *, tries: int) -> Quantum
     )
 
 
-__all__: Sequence[str] = ("Plan", "named_survey", "plan", "run")
+__all__: Sequence[str] = ("Plan", "plan", "run")

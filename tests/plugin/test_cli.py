@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from skyvec import cli
+from skyvec import cli, terminal
 
 
 def call(capsys, monkeypatch, *arguments):
@@ -20,7 +20,7 @@ def call(capsys, monkeypatch, *arguments):
 @pytest.fixture
 def skyvec(capsys, monkeypatch):
     """Call the command line in this process."""
-    monkeypatch.setattr(cli.out, "_width", 200)
+    monkeypatch.setattr(terminal.out, "_width", 200)
     return lambda *arguments: call(capsys, monkeypatch, *arguments)
 
 

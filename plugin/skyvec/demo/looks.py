@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from skyvec.demo.facts import CatalogFacts, Check, Cutout
+from skyvec.quantum import STEPS
 from skyvec.releases.cutouts import read_cutouts
 from skyvec.releases.hats_catalog import HatsRelease
 from skyvec.run_record import RunRecord
@@ -38,7 +39,6 @@ def catalog_facts(record: RunRecord, *, kind: str, description: str) -> CatalogF
     after_frame = after.compute(progress_bar=False)
     release = HatsRelease.open(record.source)
     chosen = _spread(before_frame[ID].to_list(), GALLERY)
-    steps = ("read", "tokenize", "encode", "write", "verify")
     return CatalogFacts(
         name=release.name, kind=kind, description=description, extension=record.name,
         rows=record.rows, failed_rows=record.failed_rows, partial_rows=record.partial_rows,
@@ -47,7 +47,7 @@ def catalog_facts(record: RunRecord, *, kind: str, description: str) -> CatalogF
         dec=before_frame["dec"].to_numpy(dtype=np.float64),
         checks=_checks(before_frame, after_frame, record),
         seconds=_work_seconds(record),
-        step_seconds={s: sum(q.seconds.get(s, 0.0) for q in record.quanta) for s in steps},
+        step_seconds={s: sum(q.seconds.get(s, 0.0) for q in record.quanta) for s in STEPS},
         gallery=cutouts(release, chosen),
         open_command=f'lsdb.open_catalog("{record.source.name}")'
         f'.load_extension("{record.name}")',
