@@ -24,13 +24,40 @@ def test_the_commands_and_the_code_of_the_readme_run(tmp_path, monkeypatch):
     for command in commands:
         words = command.replace("--rows 200", "--rows 60").split()[1:]
         subprocess.run([sys.executable, "-m", "skyvec", *words], check=True)
-    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(code) >= 2
-    script = tmp_path / "readme.py"
-    body = "\n".join(code).replace("\n", "\n    ")
-    # Dask starts processes, which import the main module again.
-    script.write_text(f"if __name__ == '__main__':\n    {body}\n")
+
+
+def run_code(page, folder):
+    """Run the Python blocks of a page as one script."""
+    code = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert code
+    script = folder / "page.py"
+    script.write_text("\n".join(code))
+    done = subprocess.run(
+        [sys.executable, script], check=False, capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_script_of_the_readme_runs_on_a_catalog_that_was_never_embedded(tmp_path):
+    survey = ["mock-survey", "--rows", "60", "--out", str(tmp_path / "sky")]
+    subprocess.run([sys.executable, "-m", "skyvec", *survey], check=True)
+    run_code("README.md", tmp_path)
+
+
+def test_a_catalog_made_as_the_formats_page_shows_can_be_embedded(tmp_path):
+    run_code("docs/formats.md", tmp_path)
+    without = re.findall(r"embed mine (--without \S+)`", (ROOT / "docs/formats.md").read_text())[0]
+    command = ["embed", str(tmp_path / "mine"), "--workers", "0", *without.split()]
+    subprocess.run([sys.executable, "-m", "skyvec", *command], check=True)
+
+
+def test_a_script_without_a_guard_is_told_what_to_do(tmp_path):
+    survey = ["mock-survey", "--rows", "24", "--out", str(tmp_path / "sky")]
+    subprocess.run([sys.executable, "-m", "skyvec", *survey], check=True)
+    script = tmp_path / "unguarded.py"
+    script.write_text('import skyvec\nskyvec.run("sky", workers=1)\n')
     done = subprocess.run(
         [sys.executable, script], check=False, capture_output=True, text=True, cwd=tmp_path
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode != 0
+    assert "put the calls under `if __name__ ==" in done.stderr.strip().splitlines()[-1]

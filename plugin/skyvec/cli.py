@@ -199,7 +199,9 @@ def embed(
 def tokenize(
     catalog: Catalog,
     model: ModelOption = "skyvec-tiny",
-    name: NameOption = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the extension; <model>_tokens by default.")
+    ] = None,
     survey: SurveyOption = "legacysurvey",
     to: OutOption = None,
     id_column: IdOption = None,
@@ -328,7 +330,7 @@ def _report(record: RunRecord) -> None:
         "rows": f"{record.rows:,}: {embedded - record.partial_rows:,} ok, "
         f"{record.partial_rows:,} partial, {record.failed_rows:,} failed",
         **({"reasons": _reasons(record.flags)} if record.flags else {}),
-        "pixels": f"{len(record.quanta)} ({record.skipped} done before)",
+        "HEALPix pixels": f"{len(record.quanta)} ({record.skipped} done before)",
         "seconds": f"{record.seconds:.1f}",
         "fingerprint": record.provenance.fingerprint()[:12],
     }
@@ -343,6 +345,7 @@ def _report(record: RunRecord) -> None:
         )
     load = record.name if properties.parent == record.source.resolve() else properties
     out.print(f'Read it: lsdb.open_catalog("{record.source}").load_extension("{load}")')
+    out.print(f"Ask it:  skyvec search {properties.parent} --extension {record.name} --like ID")
 
 
 def _reasons(flags: dict[str, int]) -> str:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import current_process
 from typing import TYPE_CHECKING
 
+from skyvec_schemas.errors import InfrastructureError
+
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
+
+_GUARD = (
+    'In a script, put the calls under `if __name__ == "__main__":`, since every worker imports it; '
+    "or use workers=0"
+)
 
 
 _KEEP_MEMORY = {
@@ -28,19 +37,38 @@ def dask_client(client: Client | None = None, workers: int | None = None) -> Ite
     if client is not None:
         yield client
         return
-    import dask
     from distributed import Client as DaskClient
-    from distributed import LocalCluster
 
     with (
-        dask.config.set(_KEEP_MEMORY),
-        LocalCluster(
-            n_workers=workers or os.cpu_count() or 1,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=None,
-            silence_logs="ERROR",
-        ) as cluster,
+        _local_cluster(workers or os.cpu_count() or 1) as cluster,
         DaskClient(cluster) as connected,
     ):
+        connected.run(_leave_interrupts_to_the_driver)
         yield connected
+
+
+def _local_cluster(workers: int) -> LocalCluster:
+    import dask
+    from distributed import LocalCluster
+
+    if getattr(current_process(), "_inheriting", False):
+        # A worker is importing a script whose main part is not guarded.
+        raise SystemExit("skyvec: " + _GUARD)
+    try:
+        with dask.config.set(_KEEP_MEMORY):
+            return LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address=None,
+                silence_logs="ERROR",
+            )
+    except RuntimeError as problem:
+        raise InfrastructureError(
+            f"the workers did not start ({problem})", where="Dask cluster", remedy=_GUARD
+        ) from problem
+
+
+def _leave_interrupts_to_the_driver() -> None:
+    """Ctrl-C reaches every process of the terminal; only the driver should answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

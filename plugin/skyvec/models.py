@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skyvec_schemas.errors import WeightsError
+from skyvec_schemas.errors import ConfigurationError, WeightsError
 
 if TYPE_CHECKING:
     from skyvec_core.embedder import Model, Precision
@@ -64,6 +64,7 @@ def load_model(
     from skyvec_core.embedder import Model
 
     folder = model_folder(name_or_path)
+    _refuse_absent_device(device)
     try:
         return Model.load(folder, name=folder.name, device=device, precision=precision)
     except (OSError, ValueError) as problem:
@@ -72,6 +73,21 @@ def load_model(
             where=str(folder),
             remedy="The folder is incomplete or of another architecture; download it again",
         ) from problem
+
+
+def _refuse_absent_device(device: str) -> None:
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as problem:
+        raise ConfigurationError(
+            "is not a torch device", where=f"--device {device}", remedy="Use cpu or cuda:0"
+        ) from problem
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(
+            "torch sees no GPU here", where=f"--device {device}", remedy="Use --device cpu"
+        )
 
 
 def model_card(folder: Path) -> dict[str, object]:

@@ -151,6 +151,7 @@ class Probe:
         }  # fmt: skip
         (folder / "probe.json").write_text(json.dumps(facts, indent=2, sort_keys=True))
         save_file({"weights": np.asarray(self.weights)}, folder / "probe.safetensors")
+        (folder / "probe.safetensors").chmod(0o644)  # safetensors writes 0600
         return folder
 
     @classmethod
@@ -176,6 +177,10 @@ class Probe:
 def labelled_vectors(vectors: VectorCatalog, target: str) -> Labelled:
     """Join the vectors with a column of the primary catalog, partition by partition, by id."""
     primary = HatsRelease.open(vectors.primary)
+    if target == vectors.id_column:
+        raise ConfigurationError(
+            "is the id of the rows", where=f"target {target!r}", remedy="Choose a measured column"
+        )
     if target not in _numeric_columns(primary.schema):
         there = target in primary.schema.names
         raise MissingColumnError(

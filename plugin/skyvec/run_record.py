@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from skyvec.quantum import STEPS, QuantumRecord
 from skyvec_schemas.provenance import Provenance
 
+RUN_FILE = Path("skyvec", "run.json")
+"""Provenance of a run, written before its first pixel."""
 MANIFEST = Path("skyvec", "manifest.json")
 QUANTA = Path("skyvec", "quanta.parquet")
 

@@ -13,7 +13,7 @@ from skyvec.extension import publish
 from skyvec.models import DEFAULT, load_model
 from skyvec.quantum import Job, QuantumRecord, record_path, run_quantum
 from skyvec.releases.hats_catalog import HatsRelease
-from skyvec.run_record import RunRecord
+from skyvec.run_record import RUN_FILE, RunRecord
 from skyvec.surveys import named_survey
 from skyvec.version import __version__
 from skyvec.worker import ModelReference
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Product = Literal["embedding", "tokens"]
 Progress = Callable[[QuantumRecord], None]
 
-RUN_FILE = Path("skyvec", "run.json")
 RETRIES = 2
 """A pixel whose worker died or whose disk failed is tried this often again."""
 
@@ -261,7 +260,8 @@ def _compare_with_earlier(
             raise OutputExistsError(
                 f"pixel Norder={pixel.order} Npix={pixel.pixel} was made from other input data",
                 where=job.output,
-                remedy="One extension never mixes two inputs: choose another --name",
+                remedy="One extension never mixes two inputs: choose another --name, or delete this "
+                "folder",
             )
         else:
             done.append(earlier)
@@ -275,11 +275,11 @@ def _refuse_another_run(job: Job) -> None:
     earlier = Provenance.from_json(place.read_text())
     if earlier.fingerprint() != job.provenance.fingerprint():
         raise OutputExistsError(
-            f"holds {earlier.product} of {earlier.model} "
-            f"(fingerprint {earlier.fingerprint()[:8]}, this run has "
-            f"{job.provenance.fingerprint()[:8]})",
+            f"holds {earlier.product} of {earlier.model}, made with another "
+            + ", ".join(earlier.differences(job.provenance)),
             where=job.output,
-            remedy="One extension never mixes two models or settings: choose another --name",
+            remedy="One extension never mixes two models or settings: choose another --name, or "
+            "delete this folder",
         )
 
 

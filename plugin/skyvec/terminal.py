@@ -81,6 +81,8 @@ def counting(what: str, total: int) -> Iterator[Any]:
             out.print(f"{done:,} of {total:,} {what}")
 
     yield advance
+    if done and done != total:
+        out.print(f"{done:,} {what} in this run")
 
 
 def say(line: str) -> None:

@@ -49,7 +49,11 @@ class VectorCatalog:
         ConfigurationError
             If there is no such extension; the message lists those that exist.
         """
-        path = Path(catalog)
+        path = Path(name) if name and name.endswith(".properties") else Path(catalog)
+        if not path.exists():
+            raise ConfigurationError(
+                "there is no such folder", where=str(path), remedy="Give the collection's folder"
+            )
         if path.suffix != ".properties":
             path = path / f"{name or _only_extension(path)}.properties"
         if not path.is_file():

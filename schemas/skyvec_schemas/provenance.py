@@ -44,6 +44,15 @@ class Provenance:
         facts = {k: v for k, v in asdict(self).items() if k not in {"skyvec_version", "model"}}
         return _digest(facts)
 
+    def differences(self, other: Provenance) -> list[str]:
+        """What the other record has that this one has not, of all that moves a number."""
+        ours, theirs = asdict(self), asdict(other)
+        names = [n for n in ours if ours[n] != theirs[n] and n not in {"skyvec_version", "model"}]
+        return [
+            f"{name.replace('_', ' ')} ({_brief(ours[name])}, this run has {_brief(theirs[name])})"
+            for name in names
+        ]
+
     def to_json(self) -> str:
         """One line of JSON with the fingerprint."""
         return json.dumps({**asdict(self), "fingerprint": self.fingerprint()}, sort_keys=True)
@@ -70,6 +79,11 @@ class Provenance:
 def pixel_fingerprint(run: str, source: Mapping[str, object]) -> str:
     """Fingerprint of one pixel's output: that of the run, and the identity of its input."""
     return _digest({"run": run, "source": dict(source)})
+
+
+def _brief(value: object) -> str:
+    text = ", ".join(value) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= 40 else text[:12] + "..."
 
 
 def _digest(facts: Mapping[str, object]) -> str:

@@ -132,3 +132,28 @@ def test_help_and_version_need_no_torch():
         "assert not {'torch', 'dask', 'lsdb', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_interrupted_run_can_be_looked_at(skyvec, make_collection, model_folder):
+    from skyvec.quantum import RECORDS
+    from skyvec.run_record import MANIFEST
+
+    collection = make_collection()
+    skyvec("embed", collection, "--model", model_folder, "--workers", 0)
+    (collection / "small_v1" / MANIFEST).unlink()
+    next((collection / "small_v1" / RECORDS).glob("*.json")).unlink()
+    code, printed, _ = skyvec("status", collection)
+    assert code == 20
+    assert "unfinished, not published: 1 HEALPix pixels with 6 rows are done" in printed
+
+
+def test_a_gpu_that_is_not_there_is_said_to_be_absent(skyvec, make_collection, model_folder):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    collection = make_collection()
+    code, _, problem = skyvec("embed", collection, "--model", model_folder, "--device", "cuda:0")
+    assert (code, problem) == (
+        40, "skyvec: --device cuda:0: torch sees no GPU here. Use --device cpu.\n"
+    )  # fmt: skip

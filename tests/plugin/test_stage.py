@@ -76,7 +76,10 @@ def test_another_model_is_refused_in_the_same_extension(
 ):
     collection = make_collection()
     run(collection, model=model_folder, name="vectors", workers=0)
-    with pytest.raises(OutputExistsError, match=r"vectors: holds embedding of small .* --name"):
+    with pytest.raises(
+        OutputExistsError,
+        match=r"vectors: holds embedding of small, made with another model digest .* --name",
+    ):
         run(collection, model=other_model_folder, name="vectors", workers=0)
 
 

@@ -56,6 +56,7 @@ def run_demo(to: Path, *, rows: int, seed: int, model: str, workers: int | None,
     """
     _claim(to, {"rows": rows, "seed": seed})
     clock = _Clock(say)
+    say("This takes two to five minutes on two cores.")
     with clock.step("Real galaxies: 100 Legacy Survey DR10 objects, imported by hats-import"):
         if not (to / REAL).exists():
             import_real_galaxies(to / REAL)
@@ -119,7 +120,8 @@ def _tell(record: RunRecord, say: Say) -> None:
         say(f"  {problem}")
     ok = record.rows - record.partial_rows - record.failed_rows
     done = f"{record.rows:,} rows: {ok:,} ok, {record.partial_rows:,} partial, "
-    say(f"  {done}{record.failed_rows:,} failed, {record.seconds:.0f} s")
+    reasons = ", ".join(f"{k.replace('_', ' ')}: {v:,}" for k, v in record.flags.items())
+    say(f"  {done}{record.failed_rows:,} failed, {record.seconds:.0f} s ({reasons or 'no doubts'})")
 
 
 def _conclude(facts: DemoFacts, say: Say) -> None:
