@@ -131,3 +131,24 @@ def test_a_run_that_is_killed_continues_where_it_stopped(sky, tmp_path):
     record = skyvec.run(sky, name="resumed", out=tmp_path, workers=0)
     assert (record.skipped, record.rows) == (before, 120)
     assert stored_vectors(tmp_path, "resumed") == stored_vectors(sky)
+
+
+def test_ctrl_c_ends_with_one_line_and_what_is_done_stays(sky, tmp_path):
+    command = [sys.executable, "-m", "skyvec", "embed", sky, "--name", "stopped", "--workers", "2"]
+    started = subprocess.Popen(
+        [*map(str, command), "--out", str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )  # fmt: skip
+    records = tmp_path / "stopped/skyvec/records"
+    deadline = time.monotonic() + 120
+    while len(list(records.glob("*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    _, problem = started.communicate(timeout=120)
+    assert started.returncode == 130
+    assert problem.strip() == "skyvec: interrupted; run the same command again to continue"
+    assert "unfinished, not published" in call("status", tmp_path, check=False).stdout
+    record = skyvec.run(sky, name="stopped", out=tmp_path, workers=0)
+    assert record.skipped >= 2
+    assert stored_vectors(tmp_path, "stopped") == stored_vectors(sky)
