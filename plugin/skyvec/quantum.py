@@ -118,6 +118,17 @@ def record_path(output: Path, order: int, pixel: int) -> Path:
     return output / RECORDS / f"Norder={order}_Npix={pixel}.json"
 
 
+def output_is_whole(output: Path, record: QuantumRecord) -> bool:
+    """Whether the file of a finished pixel is still there with the rows that its record counts."""
+    if record.outcome == "empty":
+        return True
+    place = Path(str(paths.pixel_catalog_file(output, HealpixPixel(*record.key))))
+    try:
+        return int(pq.read_metadata(place).num_rows) == record.rows
+    except (OSError, pa.ArrowInvalid):
+        return False
+
+
 def run_quantum(job: Job, order: int, pixel: int) -> QuantumRecord:
     """Embed (or tokenize) one pixel; runs on a worker."""
     record = QuantumRecord(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from skyvec.cluster import dask_client
 from skyvec.extension import publish
 from skyvec.models import DEFAULT, load_model
-from skyvec.quantum import Job, QuantumRecord, record_path, run_quantum
+from skyvec.quantum import Job, QuantumRecord, output_is_whole, record_path, run_quantum
 from skyvec.releases.hats_catalog import HatsRelease
 from skyvec.run_record import RUN_FILE, RunRecord
 from skyvec.surveys import named_survey
@@ -263,6 +263,8 @@ def _compare_with_earlier(
                 remedy="One extension never mixes two inputs: choose another --name, or delete this "
                 "folder",
             )
+        elif not output_is_whole(Path(job.output), earlier):
+            todo.append(pixel)
         else:
             done.append(earlier)
     return tuple(todo), tuple(done)

@@ -71,6 +71,27 @@ def test_a_second_run_finds_nothing_to_do(make_collection, model_folder):
     assert second.properties == first.properties
 
 
+@pytest.mark.parametrize("harm", ["deleted", "torn", "shortened"])
+def test_a_finished_file_that_was_harmed_is_made_again(make_collection, model_folder, harm):
+    collection = make_collection()
+    run(collection, model=model_folder, workers=0)
+    expected = vectors_of(collection)
+    release = HatsRelease.open(collection / "small_v1")
+    leaf = release.leaf(release.pixels[0])
+    if harm == "deleted":
+        leaf.unlink()
+    elif harm == "torn":
+        leaf.write_bytes(leaf.read_bytes()[:-20])
+    else:
+        table = pq.read_table(leaf, partitioning=None)
+        pq.write_table(table.slice(0, len(table) - 1), leaf)
+    again = run(collection, model=model_folder, workers=0)
+    assert (again.exit_code, again.skipped, again.rows) == (0, 1, 12)
+    assert {k: v[0].tobytes() for k, v in vectors_of(collection).items()} == {
+        k: v[0].tobytes() for k, v in expected.items()
+    }
+
+
 def test_another_model_is_refused_in_the_same_extension(
     make_collection, model_folder, other_model_folder
 ):
