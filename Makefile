@@ -7,12 +7,13 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 GALAXIES := $(VENV)/.galaxies
 DEMO    ?= .demo
+AION    ?= .venv-aion
 
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND = Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all integration lint fmt types imports check bench docs \
+.PHONY: help setup demo test test-all integration parity lint fmt types imports check bench docs \
         dist-check train-tiny clean
 
 help:  ## list these words
@@ -34,6 +35,11 @@ $(GALAXIES): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps piczl==0.1.4
 	@touch $@
 
+$(AION)/.ready: integration/aion_parity/requirements.txt
+	$(PYTHON) -m venv $(AION)
+	$(AION)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 demo: $(GALAXIES)  ## real and mock galaxies: HATS in, extension out, one page of results
 	$(BIN)/skyvec demo --out $(DEMO)
 
@@ -43,7 +49,11 @@ test: $(READY)  ## fast tests: no network, no cluster
 integration: $(GALAXIES)  ## end to end: LSDB, Dask workers, the command line, the page
 	$(BIN)/python -m pytest integration -m integration
 
-test-all: test integration  ## both
+parity: $(READY) $(AION)/.ready  ## codes, vectors and files against the official AION-1 package
+	SKYVEC_AION_PYTHON=$(abspath $(AION))/bin/python \
+	  $(BIN)/python -m pytest integration/aion_parity -m integration
+
+test-all: test integration parity  ## all three
 
 lint: $(READY)  ## ruff: style and format
 	$(BIN)/ruff check .
@@ -74,4 +84,4 @@ train-tiny: $(READY)  ## train skyvec-tiny again from its recipe (about an hour 
 	VENV=$(VENV) bash tools/train_tiny.sh
 
 clean:  ## remove what these words made (not the training runs)
-	rm -rf $(VENV) $(DEMO) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(AION) $(DEMO) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,20 +1,21 @@
-"""Fixed-shape batches: one object's vector never depends on its neighbours.
+"""Batches whose shapes follow from each object alone: a vector never depends on its neighbours.
 
-Objects are grouped by their own number of tokens into a few lengths, and every batch of a length
-has the same number of rows, filled up with empty ones. Equal shapes make equal kernels, so the
-same object gives the same bits in any batch, order or partition (for one device and thread count).
+Two ways, both of which give an object the same bits in any company, order or partition (for one
+device and thread count). On a processor, an object with more than a few tokens is a batch of its
+own, without padding. Short objects, and all objects on a GPU, share batches of a few fixed lengths
+that always have the same number of rows, filled up with empty ones: equal shapes, equal kernels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from skyvec_core.model.vocabulary import Vocabulary
-from skyvec_core.observations import TokenSet
+from skyvec_core.observations import Tokens, TokenSet, moved
 
 # Shape letters: B object, A all positions of a vocabulary, T tokens of a bucket.
 
@@ -22,21 +23,29 @@ BUCKETS = (16, 64, 128, 256, 384, 640, 896, 1152, 1536, 2560)
 """Token counts that batches are padded to; a missing modality costs nothing."""
 TOKENS_PER_BATCH = 10_240
 """Rows of a batch are this over its length, so that every bucket fills the processor alike."""
+ALONE_FROM = 65
+"""Tokens from which on an object fills a processor by itself: no padding, no mask."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenBatch:
-    """Objects of one bucket, as rows of the joint tables of a `Vocabulary`."""
+    """Objects of one length, as rows of the joint tables of a `Vocabulary`."""
 
     rows: Tensor
     """(n,) places of the real objects in the caller's order; the batch may have more rows."""
     codes_BT: Tensor
     positions_BT: Tensor
     valid_BT: Tensor
+    full: bool
+    """Whether every token is valid."""
 
 
 def batches(
-    tokens: TokenSet, vocabulary: Vocabulary, *, domains: Sequence[str] | None = None
+    tokens: TokenSet,
+    vocabulary: Vocabulary,
+    *,
+    domains: Sequence[str] | None = None,
+    alone_from: int | None = None,
 ) -> Iterator[TokenBatch]:
     """Pack the valid tokens of every object; objects without any are left out.
 
@@ -48,23 +57,51 @@ def batches(
         Of the model; a domain that it lacks is an error.
     domains
         Token keys to use; all that ``tokens`` holds by default.
+    alone_from
+        Objects with so many tokens or more are batches of their own; by default none is.
     """
-    codes_BA, positions_A, valid_BA = _joint(tokens, vocabulary, domains)
+    codes_BA, positions_BA, valid_BA = joint(tokens, vocabulary, domains)
     counts_B = valid_BA.sum(1)
-    if len(counts_B) and int(counts_B.amax()) > BUCKETS[-1]:
+    shared_B = counts_B < (BUCKETS[-1] + 1 if alone_from is None else alone_from)
+    if alone_from is None and len(counts_B) and int(counts_B.amax()) > BUCKETS[-1]:
         raise ValueError(f"an object has {int(counts_B.amax())} tokens; the most is {BUCKETS[-1]}")
+    for row in (~shared_B).nonzero()[:, 0]:
+        kept = valid_BA[row]
+        yield TokenBatch(
+            rows=row[None],
+            codes_BT=codes_BA[row, kept][None],
+            positions_BT=positions_BA[row, kept][None],
+            valid_BT=kept[kept][None],
+            full=True,
+        )
     for low, length in zip((0, *BUCKETS), BUCKETS, strict=False):
-        members = ((counts_B > low) & (counts_B <= length)).nonzero()[:, 0]
+        members = (shared_B & (counts_B > low) & (counts_B <= length)).nonzero()[:, 0]
         rows_per_batch = max(1, TOKENS_PER_BATCH // length)
         for rows in torch.split(members, rows_per_batch):
             if len(rows):
-                yield _pack(rows, rows_per_batch, length, codes_BA, positions_A, valid_BA)
+                yield _pack(rows, rows_per_batch, length, codes_BA, positions_BA, valid_BA)
 
 
-def _joint(
-    tokens: TokenSet, vocabulary: Vocabulary, domains: Sequence[str] | None
+def on_device(batch: TokenBatch, device: torch.device) -> TokenBatch:
+    """The batch with its tensors on a device; to a GPU copied from pinned memory without waiting."""
+    return replace(
+        batch,
+        codes_BT=moved(batch.codes_BT, device),
+        positions_BT=moved(batch.positions_BT, device),
+        valid_BT=moved(batch.valid_BT, device),
+    )
+
+
+def joint(
+    tokens: TokenSet, vocabulary: Vocabulary, domains: Sequence[str] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens of all domains side by side, in registry order whatever the order of the dict."""
+    """Codes, positions and validity (B, A) of all domains side by side, in registry order.
+
+    Raises
+    ------
+    ValueError
+        If the model lacks a domain, or a valid code lies outside its vocabulary.
+    """
     wanted = tokens.keys() if domains is None else tokens.keys() & set(domains)
     unknown = sorted(wanted - vocabulary.codes.keys())
     if unknown:
@@ -72,16 +109,27 @@ def _joint(
     keys = [m.token_key for m in vocabulary.modalities if m.token_key in wanted]
     if not keys:
         raise ValueError("there are no tokens of the wanted domains")
-    codes, positions, valid = [], [], []
-    for key in keys:
-        span, place = vocabulary.codes[key], vocabulary.positions[key]
-        ids_BN, valid_BN = tokens[key].ids_BN.long(), tokens[key].valid_BN
-        if bool(((ids_BN < 0) | (ids_BN >= span.stop - span.start))[valid_BN].any()):
-            raise ValueError(f"{key}: a code lies outside 0..{span.stop - span.start - 1}")
-        codes.append(torch.where(valid_BN, ids_BN, 0) + span.start)
-        positions.append(torch.arange(place.start, place.start + ids_BN.shape[1]))
-        valid.append(valid_BN)
-    return torch.cat(codes, 1), torch.cat(positions), torch.cat(valid, 1)
+    parts = [joint_domain(key, tokens[key], vocabulary) for key in keys]
+    codes, positions, valid = zip(*parts, strict=True)
+    return torch.cat(codes, 1), torch.cat(positions, 1), torch.cat(valid, 1)
+
+
+def joint_domain(key: str, coded: Tokens, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
+    """Joint codes, joint positions and validity (B, N) of one domain."""
+    span, place = vocabulary.codes[key], vocabulary.positions[key]
+    ids_BN, valid_BN = coded.ids_BN.long(), coded.valid_BN
+    if ids_BN.shape[1] > place.stop - place.start:
+        raise ValueError(
+            f"{key}: {ids_BN.shape[1]} tokens an object, the most is {place.stop - place.start}"
+        )
+    if bool(((ids_BN < 0) | (ids_BN >= span.stop - span.start))[valid_BN].any()):
+        raise ValueError(f"{key}: a code lies outside 0..{span.stop - span.start - 1}")
+    if vocabulary.is_sequence(key):
+        # A sequence counts the tokens that are there, so a gap moves what follows it.
+        at_BN = (valid_BN.long().cumsum(1) - 1).clamp(min=0)
+    else:
+        at_BN = torch.arange(ids_BN.shape[1], device=ids_BN.device).expand(len(ids_BN), -1)
+    return torch.where(valid_BN, ids_BN, 0) + span.start, at_BN + place.start, valid_BN
 
 
 def _pack(
@@ -89,7 +137,7 @@ def _pack(
     rows_per_batch: int,
     length: int,
     codes_BA: Tensor,
-    positions_A: Tensor,
+    positions_BA: Tensor,
     valid_BA: Tensor,
 ) -> TokenBatch:
     width = min(length, valid_BA.shape[1])
@@ -100,6 +148,6 @@ def _pack(
     valid = torch.zeros((rows_per_batch, length), dtype=torch.bool)
     valid[: len(rows), :width] = valid_BA[rows].gather(1, order_BT)
     codes[: len(rows), :width] = codes_BA[rows].gather(1, order_BT)
-    positions[: len(rows), :width] = positions_A[order_BT]
+    positions[: len(rows), :width] = positions_BA[rows].gather(1, order_BT)
     codes[~valid], positions[~valid] = 0, 0
-    return TokenBatch(rows=rows, codes_BT=codes, positions_BT=positions, valid_BT=valid)
+    return TokenBatch(rows=rows, codes_BT=codes, positions_BT=positions, valid_BT=valid, full=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-# Shape letters: B object, C band, H W cutout pixels, N tokens of one modality.
+# Shape letters: B object, C band, H W cutout pixels, L wavelength sample, O object of a cutout,
+# N tokens of one modality.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +33,56 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Spectra:
+    """One-dimensional spectra of B objects, each row on its own wavelengths.
+
+    Rows shorter than L are filled up at their end: filling has ``good`` False and a wavelength
+    that is NaN or not positive.
+    """
+
+    flux_BL: Tensor
+    """Flux density in the survey's unit (1e-17 erg/s/cm2/A)."""
+    ivar_BL: Tensor
+    """Inverse variance of the flux; 0 where there is no information."""
+    good_BL: Tensor
+    """True where the sample was observed and is good."""
+    wavelength_BL: Tensor
+    """Wavelength in Angstrom, ascending along each row."""
+
+    def __post_init__(self) -> None:
+        shapes = {name: tuple(getattr(self, name).shape) for name in self.__slots__}
+        if len(set(shapes.values())) > 1:
+            raise ValueError(f"the parts of Spectra differ in shape: {shapes}")
+        if self.good_BL.dtype != torch.bool:
+            raise TypeError(f"good_BL must be bool, found {self.good_BL.dtype}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CutoutCatalogs:
+    """Positions and shapes of the objects in each of B cutouts, nearest to the centre first."""
+
+    x_BO: Tensor
+    """Column of the object in the 96 x 96 cutout, in pixels."""
+    y_BO: Tensor
+    """Row of the object, in pixels."""
+    e1_BO: Tensor
+    """First component of the ellipticity."""
+    e2_BO: Tensor
+    """Second component of the ellipticity."""
+    radius_BO: Tensor
+    """Half-light radius in arcsec."""
+    present_BO: Tensor
+    """True where the row holds an object, False where it is filled up."""
+
+    def __post_init__(self) -> None:
+        shapes = {name: tuple(getattr(self, name).shape) for name in self.__slots__}
+        if len(set(shapes.values())) > 1:
+            raise ValueError(f"the parts of CutoutCatalogs differ in shape: {shapes}")
+        if self.present_BO.dtype != torch.bool:
+            raise TypeError(f"present_BO must be bool, found {self.present_BO.dtype}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Tokens:
     """Codes of B objects for one modality."""
 
@@ -41,11 +92,61 @@ class Tokens:
     """True where the token stands for something that was observed."""
 
 
-Observations = Mapping[str, Images | Tensor]
-"""Token key -> `Images`, or a float tensor (B,) with NaN where a scalar was not measured."""
+Observed = Images | Spectra | CutoutCatalogs | Tensor
+"""What a codec takes: a float tensor is (B,) scalars, (B, 55) coefficients or a (B, H, W) map, with
+NaN where nothing was measured."""
+
+Observations = Mapping[str, Observed]
+"""Token key -> observations of the same B objects."""
 
 TokenSet = Mapping[str, Tokens]
 """Token key -> `Tokens`; every entry has the same number of objects."""
+
+
+def count_of(observed: Observed) -> int:
+    """Number of objects."""
+    return len(observed) if isinstance(observed, Tensor) else len(_parts(observed)[0][1])
+
+
+def pieces(observed: Observed, rows: int) -> Iterator[tuple[Observed, int]]:
+    """Pieces of ``rows`` objects each and how many of them are real.
+
+    The last piece is filled up with zeros (False), so that all have one shape.
+    """
+    count = count_of(observed)
+    for start in range(0, count, rows):
+        real = min(rows, count - start)
+        if isinstance(observed, Tensor):
+            yield _piece(observed, start, rows), real
+        else:
+            parts = {name: _piece(part, start, rows) for name, part in _parts(observed)}
+            yield _with(observed, parts), real
+
+
+def to_device(observed: Observed, device: torch.device) -> Observed:
+    """The same observations on a device; on a GPU copied from pinned memory without waiting."""
+    if isinstance(observed, Tensor):
+        return moved(observed, device)
+    return _with(observed, {name: moved(part, device) for name, part in _parts(observed)})
+
+
+def moved(part: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; to a GPU through pinned memory, so that nobody waits for the copy."""
+    if device.type != "cuda" or part.is_cuda:
+        return part.to(device)
+    return part.pin_memory().to(device, non_blocking=True)
+
+
+def _piece(part: Tensor, start: int, rows: int) -> Tensor:
+    chosen = part[start : start + rows]
+    if len(chosen) == rows:
+        return chosen
+    return torch.cat([chosen, chosen.new_zeros((rows - len(chosen), *part.shape[1:]))])
+
+
+def _parts(observed: Images | Spectra | CutoutCatalogs) -> list[tuple[str, Tensor]]:
+    named = ((field.name, getattr(observed, field.name)) for field in fields(observed))
+    return [(name, part) for name, part in named if isinstance(part, Tensor)]
 
 
 def fit_to_grid(flux: Tensor, good: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
@@ -73,7 +174,13 @@ def fit_to_grid(flux: Tensor, good: Tensor, *, size: int) -> tuple[Tensor, Tenso
     rows, columns = cropped_flux.shape[-2:]
     into = (..., slice((size - rows) // 2, (size - rows) // 2 + rows),
             slice((size - columns) // 2, (size - columns) // 2 + columns))  # fmt: skip
-    flux_out = torch.zeros((*flux.shape[:-2], size, size), dtype=flux.dtype)
-    good_out = torch.zeros((*flux.shape[:-2], size, size), dtype=torch.bool)
+    flux_out = flux.new_zeros((*flux.shape[:-2], size, size))
+    good_out = good.new_zeros((*flux.shape[:-2], size, size))
     flux_out[into], good_out[into] = cropped_flux, cropped_good
     return flux_out, good_out
+
+
+def _with(
+    observed: Images | Spectra | CutoutCatalogs, parts: Mapping[str, Tensor]
+) -> Images | Spectra | CutoutCatalogs:
+    return replace(observed, **parts)  # type: ignore[arg-type]  # same names as it came with

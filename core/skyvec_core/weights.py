@@ -1,64 +1,102 @@
 """Transformer weights in the published AION-1 layout, and a model's identity.
 
 ``model.safetensors`` holds one table per domain under the published names; in memory they are one
-joint table (`skyvec_core.model.vocabulary`). Zero norm biases and decoder token tables of a
-published file carry no information: the former are checked, the latter are never read by the model.
-Position encodings are checked and taken over; we do not write them. Never pickle.
+joint table (`skyvec_core.model.vocabulary`). Three kinds of tensor in a published file carry no
+weight: zero norm biases, which are checked; position encodings, which are checked and taken over;
+and decoder token tables, which the model never reads. Never pickle.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from skyvec_core.codecs.folder import refuse_differences
+from skyvec_core.modalities import MODALITIES
 from skyvec_core.model.config import TransformerConfig
 from skyvec_core.model.encoder_decoder import EncoderDecoder
-from skyvec_core.model.vocabulary import position_encoding
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
+Part = Literal["all", "encoder"]
+
 
 def save_transformer(
-    model: EncoderDecoder, folder: Path, *, dtype: torch.dtype = torch.float32
+    model: EncoderDecoder,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    constants: bool = True,
 ) -> None:
-    """Write ``config.json`` and ``model.safetensors`` under the published names."""
+    """Write ``config.json`` and ``model.safetensors`` under the published names.
+
+    Parameters
+    ----------
+    dtype
+        Of the weights in the file; they are float32 in memory.
+    constants
+        Also write what the official package asks for and no forward pass reads: zero biases,
+        position encodings, and decoder token tables as zeros. Without them a folder is smaller
+        and still loads here.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(json.dumps(model.config.to_json(), indent=2, sort_keys=True))
     tensors = {k: v.to(dtype).contiguous() for k, v in published_tensors(model).items()}
+    if constants:
+        tensors |= {name: value.to(dtype) for name, value in _constants(model)}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors writes 0600
 
 
-def load_transformer(folder: Path) -> EncoderDecoder:
-    """Load a folder strictly, in eval mode and float32."""
-    config = TransformerConfig.from_json(json.loads((folder / CONFIG_FILE).read_text()))
-    with torch.device("meta"):
-        model = EncoderDecoder(config)
-    model = model.to_empty(device="cpu").eval()
-    _restore_buffers(model)
-    found = load_file(folder / WEIGHTS_FILE)
-    _refuse_other_constants(found, config, folder / WEIGHTS_FILE)
+def load_transformer(folder: Path, *, part: Part = "all") -> EncoderDecoder:
+    """Load a folder strictly, in eval mode and float32.
+
+    Parameters
+    ----------
+    part
+        ``encoder`` reads what `EncoderDecoder.encode` needs (124 of 314 million parameters of the
+        base size) and leaves the rest on the meta device; names and shapes are checked for all.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``config.json`` or ``model.safetensors`` is not there.
+    ValueError
+        If tensors are missing, unknown or misshapen; all are named.
+    """
+    model = _empty(folder)
+    _materialize(model, part)
     expected = published_tensors(model)
-    # A domain that is only encoded has its modality embedding under the encoder's name.
-    informative = {k: v.float() for k, v in found.items() if k in expected or not _is_redundant(k)}
-    refuse_differences(folder / WEIGHTS_FILE, expected=expected, found=informative)
-    with torch.no_grad():
-        # The published views alias the parameters, so copying into them fills the joint tables.
-        for name, view in expected.items():
-            view.copy_(informative[name])
-        # Published encodings were computed in float32, 4e-5 from ours; weights learnt on them.
-        for key, span in model.vocabulary.positions.items():
-            stored = found.get(f"encoder_embeddings.{key}.pos_emb")
-            if stored is not None:
-                model.position_encoding[span.rows] = stored[0].float()
-    return model
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as stored:
+        names = _checked_names(stored, model, folder / WEIGHTS_FILE)
+        with torch.no_grad():
+            # The published views alias the parameters, so copying into them fills the tables.
+            for name in names:
+                if not expected[name].is_meta:
+                    expected[name].copy_(stored.get_tensor(name))
+            _take_position_encodings(model, stored)
+    return model.eval()
+
+
+def folder_digest(folder: Path) -> str:
+    """`transformer_digest` of a folder, one tensor in memory at a time."""
+    model = _empty(folder)
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as stored:
+        names = _checked_names(stored, model, folder / WEIGHTS_FILE)
+        return _digest((name, stored.get_tensor(name).float()) for name in sorted(names))
+
+
+def transformer_digest(model: EncoderDecoder) -> str:
+    """SHA-256 over the published tensors in float32, however they are stored."""
+    return digest_of(published_tensors(model))
 
 
 def published_tensors(model: EncoderDecoder) -> dict[str, Tensor]:
@@ -89,44 +127,95 @@ def published_tensors(model: EncoderDecoder) -> dict[str, Tensor]:
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes, whatever the order of the mapping."""
+    return _digest((name, tensors[name]) for name in sorted(tensors))
+
+
+def _digest(named: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+    for name, given in named:
+        tensor = given.detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _is_redundant(name: str) -> bool:
-    return (
-        name.endswith(".pos_emb")
-        or (name.startswith("decoder_embeddings.") and name.endswith(".token_emb.weight"))
-        or (name.endswith("norm.bias") or (".norm" in name and name.endswith(".bias")))
-        or (name.startswith("encoder_embeddings.") and name.endswith(".mod_emb"))
-    )
-
-
-def _refuse_other_constants(
-    found: Mapping[str, Tensor], config: TransformerConfig, path: Path
-) -> None:
-    for name, tensor, expected in _constants(found, config):
-        if tensor.shape != expected.shape or (tensor.float() - expected).abs().max() > 1e-3:
-            raise ValueError(f"{path}: {name} is not the fixed encoding or zero that it should be")
-
-
-def _constants(
-    found: Mapping[str, Tensor], config: TransformerConfig
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    from skyvec_core.modalities import MODALITIES
-
-    for name, tensor in found.items():
-        if name.endswith(".pos_emb"):
-            yield name, tensor, position_encoding(MODALITIES[name.split(".")[1]], config.dim)[None]
-        elif name.endswith(".bias") and _is_redundant(name):
-            yield name, tensor, torch.zeros_like(tensor, dtype=torch.float32)
+def _empty(folder: Path) -> EncoderDecoder:
+    """A model whose parameters are on the meta device, but for the exact position encodings."""
+    config = TransformerConfig.from_json(json.loads((folder / CONFIG_FILE).read_text()))
+    with torch.device("meta"):
+        model = EncoderDecoder(config)
+    _restore_buffers(model)
+    return model
 
 
 def _restore_buffers(model: EncoderDecoder) -> None:
     words = model.vocabulary
-    model.position_encoding.copy_(words.position_encodings(model.config.dim))
-    model.domain_of_position.copy_(words.domain_of_position())
+    model.position_encoding = words.position_encodings(model.config.dim)
+    model.domain_of_position = words.domain_of_position()
+
+
+def _materialize(model: EncoderDecoder, part: Part) -> None:
+    if part == "all":
+        model.to_empty(device="cpu")
+    else:
+        for module in (model.token_table, model.domain_table, model.encoder, model.encoder_norm,
+                       model.decoder_proj_context):  # fmt: skip
+            module.to_empty(device="cpu")
+    _restore_buffers(model)
+
+
+def _checked_names(stored: safe_open, model: EncoderDecoder, path: Path) -> list[str]:
+    """Names of the tensors that carry weights; all differences in one error."""
+    expected = published_tensors(model)
+    constants = {name: (value, kind) for name, value, kind in _known_constants(model)}
+    found = {}
+    for name in stored.keys():  # noqa: SIM118
+        tensor = torch.empty(stored.get_slice(name).get_shape(), device="meta")
+        if name in expected or name not in constants:
+            found[name] = tensor
+            continue
+        value, checked = constants[name]
+        if checked and not _is(stored.get_tensor(name), value):
+            raise ValueError(f"{path}: {name} is not the fixed encoding or zero that it should be")
+    refuse_differences(path, expected=expected, found=found)
+    return list(expected)
+
+
+def _known_constants(model: EncoderDecoder) -> Iterator[tuple[str, Tensor, bool]]:
+    """Name, value, and whether the value is checked, of what a published file may hold besides."""
+    for name, value in _constants(model):
+        yield name, value, not name.endswith(".token_emb.weight")
+    for key in model.config.domains_in:
+        # Older exports write the shared modality embedding for the encoder, too.
+        yield f"encoder_embeddings.{key}.mod_emb", torch.zeros(()), False
+
+
+def _constants(model: EncoderDecoder) -> Iterator[tuple[str, Tensor]]:
+    width = model.config.dim
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight") or ".norm" in name:
+            yield name.removesuffix("weight") + "bias", torch.zeros(parameter.shape)
+    for side, keys in (("encoder", model.config.domains_in), ("decoder", model.config.domains_out)):
+        for key in keys:
+            rows = model.vocabulary.positions[key].rows
+            # A copy, since safetensors refuses two names for one memory.
+            encoding = model.position_encoding[rows][None].clone()
+            yield f"{side}_embeddings.{key}.pos_emb", encoding
+            if side == "decoder":
+                table = torch.zeros(MODALITIES[key].vocabulary, width)
+                yield f"{side}_embeddings.{key}.token_emb.weight", table
+
+
+def _is(stored: Tensor, value: Tensor) -> bool:
+    # Published encodings were computed in float32, 4e-5 off; casts to half precision round more.
+    tolerance = 1e-3 if stored.dtype == torch.float32 else 1e-2
+    return stored.shape == value.shape and bool((stored.float() - value).abs().max() <= tolerance)
+
+
+def _take_position_encodings(model: EncoderDecoder, stored: safe_open) -> None:
+    """The weights were learnt on the stored encodings, except where a cast has rounded these."""
+    names = set(stored.keys())
+    for key, span in model.vocabulary.positions.items():
+        name = f"encoder_embeddings.{key}.pos_emb"
+        if name in names and (encoding := stored.get_tensor(name)).dtype == torch.float32:
+            model.position_encoding[span.rows] = encoding[0]

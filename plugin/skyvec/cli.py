@@ -298,7 +298,7 @@ def models_show(model: Annotated[str, typer.Argument(help="Name or folder.")]) -
 
     loaded = load_model(model)
     card = model_card(model_folder(model))
-    parameters = sum(p.numel() for p in loaded.transformer.parameters())
+    parameters = loaded.num_parameters
     lines = {
         "digest": loaded.digest,
         "vector": f"{loaded.dim} values",

@@ -59,14 +59,45 @@ def load_model(
     *,
     device: str = "cpu",
     precision: Precision = "float32",
+    compat: bool = False,
+    compiled: bool = False,
 ) -> Model:
-    """Load a model for inference; see `model_folder` for the names."""
+    """Load a model for inference.
+
+    Parameters
+    ----------
+    name_or_path
+        See `model_folder`.
+    device
+        ``cpu`` or ``cuda:0``.
+    precision
+        ``float32``, or ``bfloat16``; docs/speed.md has what that gains and costs.
+    compat
+        Give the numbers of the official AION-1 package also where it is wrong; docs/aion.md lists
+        the differences.
+    compiled
+        Run the encoder through ``torch.compile``, on a GPU as CUDA graphs.
+
+    Raises
+    ------
+    WeightsError
+        If the folder is not there, incomplete, or of another architecture.
+    ConfigurationError
+        If torch does not see the device.
+    """
     from skyvec_core.embedder import Model
 
     folder = model_folder(name_or_path)
     _refuse_absent_device(device)
     try:
-        return Model.load(folder, name=folder.name, device=device, precision=precision)
+        return Model.load(
+            folder,
+            name=folder.name,
+            device=device,
+            precision=precision,
+            compat=compat,
+            compiled=compiled,
+        )
     except (OSError, ValueError) as problem:
         raise WeightsError(
             str(problem).splitlines()[0],

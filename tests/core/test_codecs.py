@@ -1,15 +1,12 @@
-"""Codecs: codes in range, the caller's data untouched, bad pixels and odd sizes handled."""
+"""Images and quantizers: codes in range, the caller's data untouched, odd sizes handled."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skyvec_core.codecs.folder import load_codec, save_codec
 from skyvec_core.codecs.image import CHANNELS, ImageCodec, ImageCodecConfig, channels_of
 from skyvec_core.codecs.quantizers import FiniteScalarQuantizer, QuantileTable
-from skyvec_core.codecs.scalar import GridScalarCodec, LogScalarCodec, ScalarCodec
-from skyvec_core.modalities import MODALITIES
 from skyvec_core.observations import Images, fit_to_grid
 
 DES = ("DES-G", "DES-R", "DES-I", "DES-Z")
@@ -143,54 +140,3 @@ def test_quantiles_of_a_sample_split_it_evenly():
     table.fit(sample)
     counts = torch.bincount(table.codes(sample), minlength=1024)[1:]
     assert counts.float().std() / counts.float().mean() < 0.05
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_was_not_measured_is_not_a_code(value):
-    codec = ScalarCodec()
-    codec.fit(torch.linspace(0, 1, 100))
-    tokens = codec.encode(torch.tensor([value, 0.5]))
-    assert tokens.valid_BN[:, 0].tolist() == [False, True]
-
-
-def test_values_outside_the_table_take_its_ends():
-    codec = ScalarCodec()
-    codec.fit(torch.linspace(0, 1, 1024))
-    assert codec.encode(torch.tensor([-5.0, 7.0])).ids_BN[:, 0].tolist() == [0, 1023]
-
-
-def test_negative_fluxes_share_the_floor_of_a_logarithmic_codec():
-    codec = LogScalarCodec(min_log_value=-3.0)
-    codec.fit(torch.logspace(-1, 3, 1000))
-    codes = codec.encode(torch.tensor([-10.0, 0.0, 0.01])).ids_BN[:, 0]
-    assert codes.unique().numel() == 1
-
-
-def test_decoding_a_scalar_returns_the_edge_above_it():
-    codec = LogScalarCodec()
-    codec.fit(torch.logspace(0, 3, 5000))
-    values = torch.tensor([1.5, 20.0, 700.0])
-    decoded = codec.decode(codec.encode(values).ids_BN)
-    assert ((decoded >= values * 0.9999) & (decoded < values * 1.02)).all()
-
-
-def test_a_redshift_grid_comes_from_the_file_and_not_from_a_default(tmp_path):
-    codec = GridScalarCodec()
-    codec.set_grid(0, 6)
-    save_codec(codec, tmp_path, MODALITIES["tok_z"])
-    loaded = load_codec(tmp_path, MODALITIES["tok_z"])
-    assert loaded.quantizer.values[-1] == 6
-    assert int(loaded.encode(torch.tensor([3.0])).ids_BN) == 512
-
-
-def test_a_codec_folder_comes_back_bit_for_bit(codec, tmp_path):
-    save_codec(codec, tmp_path, MODALITIES["tok_image"])
-    loaded = load_codec(tmp_path, MODALITIES["tok_image"])
-    assert torch.equal(loaded.encode(stamps()).ids_BN, codec.encode(stamps()).ids_BN)
-
-
-def test_a_codec_folder_that_lacks_tensors_is_refused(codec, tmp_path):
-    save_codec(codec, tmp_path, MODALITIES["tok_image"])
-    (tmp_path / "codecs/image/config.json").write_text('{"hidden_dims": 32}')
-    with pytest.raises(ValueError, match=r"model\.safetensors: lacks model\.decoder_layers"):
-        load_codec(tmp_path, MODALITIES["tok_image"])

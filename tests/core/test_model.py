@@ -211,6 +211,73 @@ def test_published_position_encodings_are_used_as_they_are(transformer, tmp_path
     assert torch.equal(loaded.position_encoding[rows], published[0])
 
 
+def test_a_file_cast_to_half_precision_loads_with_exact_encodings(transformer, tmp_path):
+    save_transformer(transformer, tmp_path, dtype=torch.bfloat16)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {t.dtype for t in stored.values()} == {torch.bfloat16}
+    loaded = load_transformer(tmp_path)
+    assert torch.equal(loaded.position_encoding, transformer.position_encoding)
+    weight = transformer.encoder_norm.weight
+    assert torch.allclose(loaded.encoder_norm.weight, weight, rtol=1e-2)
+
+
+def test_only_what_encoding_needs_is_read(transformer, tmp_path):
+    save_transformer(transformer, tmp_path)
+    loaded = load_transformer(tmp_path, part="encoder")
+    on_meta = {n.split(".")[0] for n, p in loaded.named_parameters() if p.is_meta}
+    assert on_meta == {"decoder", "decoder_norm", "head_table", "mask_token"}
+    tokens = token_set(4)
+    expected = Model(transformer, {}, name="a")
+    found = Model(tmp_path, {}, name="b")
+    assert torch.equal(found.embed(tokens), expected.embed(tokens))
+    assert found.digest == expected.digest
+    assert found.num_parameters == expected.num_parameters
+
+
+def test_the_decoder_is_read_when_it_is_asked_for(transformer, tmp_path):
+    save_transformer(transformer, tmp_path)
+    tokens = {"tok_ebv": token_set(3)["tok_ebv"]}
+    found = Model(tmp_path, {}, name="a").predict(tokens, ["tok_z"])["tok_z"]
+    assert torch.equal(found, Model(transformer, {}, name="b").predict(tokens, ["tok_z"])["tok_z"])
+
+
+def test_what_the_decoder_lacks_is_noticed_even_if_it_is_not_read(transformer, tmp_path):
+    save_transformer(transformer, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["decoder.0.cross_attn.q.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"lacks decoder\.0\.cross_attn\.q\.weight"):
+        load_transformer(tmp_path, part="encoder")
+
+
+def test_a_folder_without_constants_is_smaller_and_the_same(transformer, tmp_path):
+    save_transformer(transformer, tmp_path / "full")
+    save_transformer(transformer, tmp_path / "bare", constants=False)
+    sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("full", "bare")]
+    assert sizes[1] < 0.8 * sizes[0]
+    digests = {Model(tmp_path / n, {}, name=n).digest for n in ("full", "bare")}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean_of_modalities"])
+def test_a_mean_of_modalities_weighs_each_the_same(model, pooling):
+    tokens = token_set(8, seed=3)
+    by_modality = model.embed_by_modality(tokens)
+    assert set(by_modality) == set(tokens)
+    for key, coded in tokens.items():
+        assert torch.equal(by_modality[key].isnan().any(1), ~coded.valid_BN.any(1))
+    stacked = torch.stack([by_modality[key] for key in tokens])
+    counts = torch.stack([coded.valid_BN.sum(1) for coded in tokens.values()])[..., None]
+    weights = counts if pooling == "mean" else (counts > 0)
+    expected = (stacked.nan_to_num() * weights).sum(0) / weights.sum(0)
+    assert torch.allclose(model.embed(tokens, pooling=pooling), expected, atol=1e-5)
+
+
+def test_an_unknown_pooling_is_refused(model):
+    with pytest.raises(ValueError, match="unknown pooling 'max'; known are 'mean'"):
+        model.embed(token_set(2), pooling="max")
+
+
 def test_missing_and_unknown_tensors_are_all_named(transformer, tmp_path):
     save_transformer(transformer, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")

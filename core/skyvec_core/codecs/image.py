@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skyvec_core.codecs.autoencoder import Autoencoder
+from skyvec_core.codecs.codec import Codec
+from skyvec_core.codecs.fast_autoencoder import FastEncoder
 from skyvec_core.codecs.quantizers import FiniteScalarQuantizer
-from skyvec_core.observations import Images, Tokens, fit_to_grid
+from skyvec_core.observations import Images, Observed, Tokens, fit_to_grid
 
 # Shape letters: B object, C band of the survey, S codec channel, D latent, H W cutout pixels.
 
@@ -29,6 +32,8 @@ ZERO_POINT_SCALE = {"HSC": 10 ** ((27.0 - 22.5) / 2.5), "DES": 1.0}
 """Divisor that brings a survey's flux to nanomaggies."""
 MIN_GOOD_FRACTION = 0.5
 """Share of good pixels under which a token is not valid."""
+NOT_A_CODE = torch.iinfo(torch.int32).min
+"""What the official package makes of a latent that is NaN."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,10 +57,12 @@ class ImageCodecConfig:
             )
 
 
-class ImageCodec(nn.Module):
+class ImageCodec(Codec):
     """Encodes 96 x 96 cutouts of either survey into codes on a 24 x 24 grid, and back."""
 
     size = 96
+    rows: ClassVar[int] = 8
+    """Cutouts that a call of `encode` is best made with: more gain no speed and take memory."""
 
     def __init__(self, config: ImageCodecConfig) -> None:
         super().__init__()
@@ -63,23 +70,80 @@ class ImageCodec(nn.Module):
         projected = config.multisurvey_projection_dims
         self.subsample_in = nn.Linear(len(CHANNELS), projected)
         self.subsample_out = nn.Linear(projected, len(CHANNELS))
-        self.model = _Autoencoder(config)
+        self.model = Autoencoder(
+            inputs=projected,
+            hidden=config.hidden_dims,
+            compressions=config.n_compressions,
+            repeats=config.num_consecutive,
+        )
         self.pre_quant_proj = nn.Conv2d(config.hidden_dims, config.embedding_dim, 1)
         self.post_quant_proj = nn.Conv2d(config.embedding_dim, config.hidden_dims, 1)
         self._quantizer = FiniteScalarQuantizer(config.quantizer_levels)
+        self._fast: FastEncoder | None = None
 
     @property
     def quantizer(self) -> FiniteScalarQuantizer:
         """The quantizer of the latents."""
         return self._quantizer
 
-    def encode(self, images: Images) -> Tokens:
-        """Codes (B, 576), row-major from the first row of the cutout."""
-        flux_BCHW, good_BCHW = fit_to_grid(images.flux_BCHW, images.good_BCHW, size=self.size)
-        channels = channels_of(images.bands)
-        latent_BDhw = self.latents(self.compress(flux_BCHW, good_BCHW, images.bands), channels)
-        codes_Bhw = self.quantizer.codes(latent_BDhw.movedim(1, -1))
-        return Tokens(ids_BN=codes_Bhw.flatten(1), valid_BN=self.valid_cells(good_BCHW))
+    def prepare(self, precision: Literal["float32", "bfloat16"]) -> None:
+        """Let `encode` use a fast copy of the weights, on the device where they are now.
+
+        Later changes of the weights do not reach the copy. Codes in float32 are those of the plain
+        network but for rounding; bfloat16 changes about one in twenty (random weights).
+
+        Raises
+        ------
+        ValueError
+            If ``precision`` is neither of the two.
+        """
+        types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+        if precision not in types:
+            raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(types)}")
+        self._fast = None  # frees an earlier copy before the new one is made
+        self._fast = FastEncoder(
+            self.subsample_in, self.model, self.pre_quant_proj, precision=types[precision]
+        )
+
+    def encode(self, observed: Observed, *, compat: bool = False) -> Tokens:
+        """Codes (B, 576), row-major from the first row of the cutout.
+
+        Parameters
+        ----------
+        observed
+            Cutouts of one survey in its unit. Larger ones are cropped to their middle, smaller ones
+            padded with bad pixels; a pixel that is not finite is bad.
+        compat
+            The official package's codes: every pixel counts as good and every token as valid, and
+            one NaN turns all codes of its cutout into `NOT_A_CODE`.
+
+        Raises
+        ------
+        TypeError
+            If ``observed`` is not `Images` with a bool mask.
+        ValueError
+            If the cutouts are not (B, C, H, W) or bands are unknown, repeated or of two surveys;
+            with ``compat`` also if they are smaller than 96 pixels, which the official package
+            crops wrongly.
+        """
+        flux_BCHW, good_BCHW, bands = _checked(observed)
+        if compat:
+            if min(flux_BCHW.shape[-2:]) < self.size:
+                raise ValueError(
+                    f"cutouts of {flux_BCHW.shape[-2]} x {flux_BCHW.shape[-1]} pixels have no "
+                    f"official codes; give {self.size} x {self.size} or more, or drop compat"
+                )
+            good_BCHW = torch.ones_like(good_BCHW)
+        else:
+            good_BCHW = good_BCHW & flux_BCHW.isfinite()
+        flux_BCHW, good_BCHW = fit_to_grid(flux_BCHW, good_BCHW, size=self.size)
+        encoder = self.latents if self._fast is None else self._fast
+        latent_BDhw = encoder(self.compress(flux_BCHW, good_BCHW, bands), channels_of(bands))
+        latent_BND = latent_BDhw.flatten(2).transpose(1, 2)
+        ids_BN = self.quantizer.codes(latent_BND)
+        if compat:
+            ids_BN = ids_BN.masked_fill(latent_BND.isnan().any(-1), NOT_A_CODE)
+        return Tokens(ids_BN=ids_BN, valid_BN=self.valid_cells(good_BCHW))
 
     def decode(self, ids_BN: Tensor, *, bands: Sequence[str]) -> Tensor:
         """Reconstructed flux (B, C, 96, 96) in the survey's unit."""
@@ -99,7 +163,7 @@ class ImageCodec(nn.Module):
     def compress(self, flux_BCHW: Tensor, good_BCHW: Tensor, bands: Sequence[str]) -> Tensor:
         """Clamp, bring to nanomaggies and arcsinh-compress; bad pixels become 0."""
         limit = torch.tensor([CLAMP[b] for b in bands], device=flux_BCHW.device)[:, None, None]
-        zero_point = ZERO_POINT_SCALE[bands[0].split("-")[0]]
+        zero_point = ZERO_POINT_SCALE[_survey_of(bands)]
         factor = self.config.range_compression_factor
         flux = torch.where(good_BCHW, flux_BCHW.float(), 0.0).clamp(-limit, limit) / zero_point
         return torch.asinh(flux / factor) * (factor * self.config.mult_factor)
@@ -107,7 +171,7 @@ class ImageCodec(nn.Module):
     def expand(self, compressed_BCHW: Tensor, bands: Sequence[str]) -> Tensor:
         """Inverse of `compress` (without the clamp)."""
         factor = self.config.range_compression_factor
-        zero_point = ZERO_POINT_SCALE[bands[0].split("-")[0]]
+        zero_point = ZERO_POINT_SCALE[_survey_of(bands)]
         flux = torch.sinh(compressed_BCHW / (factor * self.config.mult_factor)) * factor
         return flux * zero_point
 
@@ -135,102 +199,26 @@ def channels_of(bands: Sequence[str]) -> list[int]:
     return [CHANNELS.index(band) for band in bands]
 
 
-class _Autoencoder(nn.Module):
-    def __init__(self, config: ImageCodecConfig) -> None:
-        super().__init__()
-        widths = [config.hidden_dims // 2**step for step in range(config.n_compressions, -1, -1)]
-        first, last, repeat = widths[0], widths[-1], config.num_consecutive
-        self.conv_in = _Convolution(config.multisurvey_projection_dims, first, 7)
-        self.conv_out = _Convolution(first, config.multisurvey_projection_dims, 3)
-        down: list[nn.Module] = [_ResidualUnit(first)]
-        up: list[nn.Module] = [_ResidualUnit(first)]
-        for narrow, wide in pairwise(widths):
-            down += [_Convolution(narrow, wide, 3, stride=2), _residual_units(wide, repeat)]
-            up += [_Upsample(wide, narrow), _residual_units(wide, repeat)]
-        down += [_Convolution(last, last, 7), _residual_units(last, repeat), _channel_norm(last)]
-        up += [_Convolution(last, last, 3), _residual_units(last, repeat)]
-        self.encoder_layers = nn.ModuleList(down)
-        self.decoder_layers = nn.ModuleList(reversed(up))
-
-    def encode(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for layer in self.encoder_layers:
-            x = layer(x)
-        return x
-
-    def decode(self, x: Tensor) -> Tensor:
-        for layer in self.decoder_layers:
-            x = layer(x)
-        out: Tensor = self.conv_out(x)
-        return out
-
-
-class _Convolution(nn.Module):
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x)
-        return out
-
-
-class _ResidualUnit(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            _Convolution(width, width, 3),
-            nn.ELU(),
-            nn.Conv2d(width, width, 1),
-            nn.ELU(),
-            _SqueezeExcite(width),
+def _survey_of(bands: Sequence[str]) -> str:
+    surveys = {band.split("-")[0] for band in bands}
+    if len(surveys) != 1:
+        raise ValueError(
+            f"bands {list(bands)} are not of one survey; encode or decode each survey by itself"
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(x) + x
-        return out
+    return surveys.pop()
 
 
-def _residual_units(width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(_ResidualUnit(width) for _ in range(count)))
-
-
-class _SqueezeExcite(nn.Module):
-    """Channel gate from an attention-weighted mean over the whole cutout."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        inner = max(16, width // 2)
-        self.to_k = nn.Conv2d(width, 1, 1)
-        self.net = nn.Sequential(
-            nn.Conv2d(width, inner, 1), nn.LeakyReLU(0.1), nn.Conv2d(inner, width, 1), nn.Sigmoid()
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight_B1P = self.to_k(x).flatten(2).softmax(-1)
-        mean_BD1 = x.flatten(2) @ weight_B1P.transpose(1, 2)
-        gated: Tensor = x * self.net(mean_BD1[..., None])
-        return gated
-
-
-class _Upsample(nn.Module):
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(inputs, 4 * outputs, 1), nn.SiLU(), nn.PixelShuffle(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(x)
-        return out
-
-
-def _channel_norm(width: int) -> nn.Sequential:
-    return nn.Sequential(_Move(1, -1), nn.LayerNorm(width), _Move(-1, 1))
-
-
-class _Move(nn.Module):
-    def __init__(self, source: int, target: int) -> None:
-        super().__init__()
-        self.source, self.target = source, target
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.movedim(self.source, self.target)
+def _checked(images: Observed) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Flux, mask and bands in the codec's order of channels, so that no other order matters."""
+    if not isinstance(images, Images):
+        raise TypeError(f"the image codec takes Images, found {type(images).__name__}")
+    if images.good_BCHW.dtype != torch.bool:
+        raise TypeError(f"good_BCHW must be bool, found {images.good_BCHW.dtype}")
+    if images.flux_BCHW.ndim != 4:
+        raise ValueError(f"flux_BCHW must be (B, C, H, W), found {tuple(images.flux_BCHW.shape)}")
+    channels = channels_of(images.bands)
+    if len(set(channels)) < len(channels):
+        raise ValueError(f"bands {images.bands} repeat; give each band once")
+    order = sorted(range(len(channels)), key=channels.__getitem__)
+    bands = tuple(images.bands[i] for i in order)
+    return images.flux_BCHW[:, order], images.good_BCHW[:, order], bands

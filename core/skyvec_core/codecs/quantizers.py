@@ -83,3 +83,32 @@ class QuantileTable(nn.Module):
     def lookup(self, codes: Tensor) -> Tensor:
         """Right edge of each code's interval."""
         return self.values[codes]
+
+
+class LookupFreeQuantizer(nn.Module):
+    """d dimensions reduced to their signs; the code's most significant bit is the first of them.
+
+    Source: Yu et al. 2023 (arXiv 2310.05737).
+    """
+
+    mask: Tensor
+    """Place value of each dimension's bit, under its published name."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        self.register_buffer("mask", 2 ** torch.arange(dimensions - 1, -1, -1))
+        self.num_codes = 2**dimensions
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Quantized latent of -1 and 1, (..., d); gradients pass straight through the sign."""
+        signs = torch.where(latent > 0, 1.0, -1.0)
+        return latent + (signs - latent).detach()
+
+    def codes(self, latent: Tensor) -> Tensor:
+        """Codes (...) of latents (..., d), int64; only what is above 0 sets its bit."""
+        return ((latent > 0) * self.mask).sum(-1)
+
+    def latents(self, codes: Tensor) -> Tensor:
+        """Quantized latents (..., d) of codes (...)."""
+        bits = (codes[..., None] & self.mask) != 0
+        return torch.where(bits, 1.0, -1.0)

@@ -85,12 +85,26 @@ class EncoderDecoder(nn.Module):
         target_valid_BQ: Tensor,
     ) -> Tensor:
         """Hidden states (B, Q, D) of masked targets; targets of one domain see each other."""
-        x_BQD = self.mask_token + self.embedding(positions_BQ)
         domains_BQ = self.domain_of_position[positions_BQ]
         same_BQQ = domains_BQ[:, :, None] == domains_BQ[:, None, :]
         identity = torch.eye(domains_BQ.shape[1], dtype=torch.bool, device=domains_BQ.device)
         keep_self = ((same_BQQ & target_valid_BQ[:, None, :]) | identity)[:, None]
-        keep_context = keep_mask(target_valid_BQ, valid_BT)
+        return self.decode_where(context_BTD, valid_BT, positions_BQ, keep_self)
+
+    def decode_where(
+        self,
+        context_BTD: Tensor,
+        valid_BT: Tensor,
+        positions_BQ: Tensor,
+        keep_self: Tensor | None,
+    ) -> Tensor:
+        """Hidden states (B, Q, D) of masked targets that see each other where it is said.
+
+        ``keep_self`` is a mask that broadcasts to (B, 1, Q, Q); without one, every target takes
+        the mean of the values of all, as the official ``forward`` does.
+        """
+        x_BQD = self.mask_token + self.embedding(positions_BQ)
+        keep_context = keep_mask(positions_BQ, valid_BT)
         for block in self.decoder:
             x_BQD = block(x_BQD, context_BTD, keep_self, keep_context)
         hidden_BQD: Tensor = self.decoder_norm(x_BQD)

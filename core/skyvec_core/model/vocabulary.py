@@ -44,6 +44,10 @@ class Vocabulary:
             for modality, length, stop in zip(self.modalities, lengths, stops, strict=True)
         }
 
+    def is_sequence(self, token_key: str) -> bool:
+        """Whether positions of the domain count tokens instead of places on a grid."""
+        return MODALITIES[token_key].kind == "catalog"
+
     @property
     def num_codes(self) -> int:
         """Rows of the joint code table."""
