@@ -4,12 +4,14 @@ Two ways, both of which give an object the same bits in any company, order or pa
 device and thread count). On a processor, an object with more than a few tokens is a batch of its
 own, without padding. Short objects, and all objects on a GPU, share batches of a few fixed lengths
 that always have the same number of rows, filled up with empty ones: equal shapes, equal kernels.
+A missing modality costs nothing either way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,12 +21,32 @@ from skyvec_core.observations import Tokens, TokenSet, moved
 
 # Shape letters: B object, A all positions of a vocabulary, T tokens of a bucket.
 
-BUCKETS = (16, 64, 128, 256, 384, 640, 896, 1152, 1536, 2560)
-"""Token counts that batches are padded to; a missing modality costs nothing."""
-TOKENS_PER_BATCH = 10_240
-"""Rows of a batch are this over its length, so that every bucket fills the processor alike."""
-ALONE_FROM = 65
-"""Tokens from which on an object fills a processor by itself: no padding, no mask."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Shapes of batches on one kind of device."""
+
+    buckets: tuple[int, ...]
+    """Lengths that shared batches are padded to, ascending."""
+    tokens_per_batch: int
+    """Rows of a shared batch are this over its length, so that every length fills a device alike."""
+    alone: bool
+    """Whether an object longer than all buckets is a batch of its own, or an error."""
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of an object in a shared batch."""
+        return self.buckets[-1]
+
+
+PROCESSOR = Layout(buckets=(4, 8, 16, 32, 64), tokens_per_batch=256, alone=True)
+"""From some 100 rows on a processor's matrix products are as fast as they get."""
+GPU = Layout(
+    buckets=(16, 64, 128, 256, 384, 640, 896, 1152, 1536, 2560),
+    tokens_per_batch=10_240,
+    alone=False,
+)
+"""Few shapes, and much work in each, for compilation and CUDA graphs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +66,8 @@ def batches(
     tokens: TokenSet,
     vocabulary: Vocabulary,
     *,
+    layout: Layout = PROCESSOR,
     domains: Sequence[str] | None = None,
-    alone_from: int | None = None,
 ) -> Iterator[TokenBatch]:
     """Pack the valid tokens of every object; objects without any are left out.
 
@@ -57,15 +79,15 @@ def batches(
         Of the model; a domain that it lacks is an error.
     domains
         Token keys to use; all that ``tokens`` holds by default.
-    alone_from
-        Objects with so many tokens or more are batches of their own; by default none is.
     """
     codes_BA, positions_BA, valid_BA = joint(tokens, vocabulary, domains)
     counts_B = valid_BA.sum(1)
-    shared_B = counts_B < (BUCKETS[-1] + 1 if alone_from is None else alone_from)
-    if alone_from is None and len(counts_B) and int(counts_B.amax()) > BUCKETS[-1]:
-        raise ValueError(f"an object has {int(counts_B.amax())} tokens; the most is {BUCKETS[-1]}")
-    for row in (~shared_B).nonzero()[:, 0]:
+    long = (counts_B > layout.longest).nonzero()[:, 0]
+    if len(long) and not layout.alone:
+        raise ValueError(
+            f"an object has {int(counts_B.amax())} tokens; the most is {layout.longest}"
+        )
+    for row in long:
         kept = valid_BA[row]
         yield TokenBatch(
             rows=row[None],
@@ -74,9 +96,9 @@ def batches(
             valid_BT=kept[kept][None],
             full=True,
         )
-    for low, length in zip((0, *BUCKETS), BUCKETS, strict=False):
-        members = (shared_B & (counts_B > low) & (counts_B <= length)).nonzero()[:, 0]
-        rows_per_batch = max(1, TOKENS_PER_BATCH // length)
+    for low, length in pairwise((0, *layout.buckets)):
+        members = ((counts_B > low) & (counts_B <= length)).nonzero()[:, 0]
+        rows_per_batch = max(1, layout.tokens_per_batch // length)
         for rows in torch.split(members, rows_per_batch):
             if len(rows):
                 yield _pack(rows, rows_per_batch, length, codes_BA, positions_BA, valid_BA)

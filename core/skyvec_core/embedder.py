@@ -12,7 +12,7 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
-from skyvec_core.batches import ALONE_FROM, TokenBatch, batches, on_device
+from skyvec_core.batches import GPU, PROCESSOR, TokenBatch, batches, on_device
 from skyvec_core.codecs.codec import Codec
 from skyvec_core.codecs.folder import load_codecs
 from skyvec_core.compat import OFFICIAL_TOKENS, official_mean
@@ -228,8 +228,8 @@ class Model:
         tokens that are not valid mean nothing.
         """
         # On a GPU the kernels queue up, so the next batch is packed and copied meanwhile.
-        alone_from = ALONE_FROM if self.device.type == "cpu" else None
-        for packed in batches(tokens, self.vocabulary, domains=domains, alone_from=alone_from):
+        layout = PROCESSOR if self.device.type == "cpu" else GPU
+        for packed in batches(tokens, self.vocabulary, layout=layout, domains=domains):
             batch = on_device(packed, self.device)
             valid_BT = None if batch.full else batch.valid_BT
             yield batch, self.encoder(batch.codes_BT, batch.positions_BT, valid_BT)

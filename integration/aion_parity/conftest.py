@@ -7,13 +7,11 @@ import subprocess
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from skyvec_core import batches
 from skyvec_core.codecs.folder import load_codec
 from skyvec_core.embedder import Model
 from skyvec_core.modalities import MODALITIES
@@ -124,8 +122,7 @@ def our_context(model, tokens):
     keys = [key for key in MODALITIES if key in tokens]
     valid_bt = torch.cat([tokens[key].valid_BN for key in keys], dim=1)
     context_btd = torch.full((*valid_bt.shape, model.dim), torch.nan)
-    # Batches that short objects share are filled up with empty rows: fewer save time.
-    with mock.patch.object(batches, "TOKENS_PER_BATCH", 256), torch.inference_mode():
+    with torch.inference_mode():
         for batch, found_btd in model.contexts(tokens):
             for row, found_td, kept_t in zip(batch.rows, found_btd, batch.valid_BT, strict=False):
                 context_btd[row, valid_bt[row]] = found_td[kept_t]

@@ -5,14 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skyvec_core.batches import ALONE_FROM, batches
+from skyvec_core.batches import GPU, batches
 from skyvec_core.embedder import Model
 from skyvec_core.modalities import MODALITIES
 from skyvec_core.model.config import TransformerConfig
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.model.frozen_encoder import FrozenEncoder
-from skyvec_core.model.packed import PackedLinear, can_pack
 from skyvec_core.observations import Tokens
+from skyvec_core.packed import PackedLinear, can_pack
 
 DOMAINS = ("tok_image", "tok_flux_g", "tok_z")
 
@@ -53,7 +53,7 @@ def token_set(counts, *, seed=0):
 def contexts_of_the_plain_form(transformer, tokens):
     """Row -> context vectors of its valid tokens."""
     found = {}
-    for batch in batches(tokens, transformer.vocabulary):
+    for batch in batches(tokens, transformer.vocabulary, layout=GPU):
         context = transformer.encode(batch.codes_BT, batch.positions_BT, batch.valid_BT)
         for place, row in enumerate(batch.rows.tolist()):
             found[row] = context[place, batch.valid_BT[place]]
@@ -111,7 +111,7 @@ def test_an_object_has_the_same_bits_alone_and_in_any_company(transformer, preci
 
 def test_long_objects_are_batches_of_their_own_without_padding(transformer):
     tokens = token_set([576, 80, 20])
-    found = list(batches(tokens, transformer.vocabulary, alone_from=ALONE_FROM))
+    found = list(batches(tokens, transformer.vocabulary))
     assert [batch.full for batch in found] == [True, True, False]
     for batch in found[:2]:
         assert batch.valid_BT.all()

@@ -1,5 +1,6 @@
 """The transformer, its batches and its folder."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from skyvec_core.batches import BUCKETS, TOKENS_PER_BATCH, batches
+from skyvec_core.batches import GPU, PROCESSOR, batches
 from skyvec_core.embedder import Model
 from skyvec_core.modalities import MODALITIES
 from skyvec_core.model.config import SIZES, TransformerConfig
@@ -117,17 +118,19 @@ def test_a_code_outside_the_vocabulary_is_refused(model):
         model.embed(tokens)
 
 
-@given(st.lists(st.integers(0, 576), min_size=1, max_size=30))
-def test_packing_loses_and_invents_no_token(counts):
+@pytest.mark.parametrize("layout", [GPU, PROCESSOR], ids=["gpu", "processor"])
+@given(counts=st.lists(st.integers(0, 576), min_size=1, max_size=30))
+def test_packing_loses_and_invents_no_token(layout, counts):
     rows = len(counts)
     valid = torch.arange(576) < torch.tensor(counts)[:, None]
     ids = torch.arange(576).expand(rows, -1) + torch.arange(rows)[:, None]
     tokens = {"tok_image": Tokens(ids_BN=ids, valid_BN=valid)}
     seen = {}
-    for batch in batches(tokens, Vocabulary(DOMAINS)):
+    for batch in batches(tokens, Vocabulary(DOMAINS), layout=layout):
         shape = batch.codes_BT.shape
-        assert shape[1] in BUCKETS
-        assert shape[0] == TOKENS_PER_BATCH // shape[1]
+        assert shape[1] in layout.buckets or (layout.alone and shape[1] > layout.longest)
+        assert batch.full == (shape[1] not in layout.buckets)
+        assert shape[0] == (1 if batch.full else layout.tokens_per_batch // shape[1])
         for place, row in enumerate(batch.rows.tolist()):
             codes = batch.codes_BT[place][batch.valid_BT[place]]
             seen[row] = codes - Vocabulary(DOMAINS).codes["tok_image"].start
@@ -135,6 +138,16 @@ def test_packing_loses_and_invents_no_token(counts):
     assert set(seen) == {row for row, count in enumerate(counts) if count}
     for row, codes in seen.items():
         assert torch.equal(codes, ids[row, : counts[row]])
+
+
+def test_a_gpu_has_no_shape_for_more_than_its_longest_bucket():
+    keys = ("tok_image", "tok_image_hsc", "tok_spectrum_desi", "tok_spectrum_sdss", "catalog",
+            "tok_segmap", "tok_xp_bp", "tok_xp_rp", "tok_z")  # fmt: skip
+    tokens = token_set(2, keys=keys, missing=-1.0)
+    assert sum(coded.ids_BN.shape[1] for coded in tokens.values()) < GPU.longest
+    short = dataclasses.replace(GPU, buckets=(16, 64))
+    with pytest.raises(ValueError, match="an object has 2465 tokens; the most is 64"):
+        list(batches(tokens, Vocabulary(keys), layout=short))
 
 
 def test_the_mean_is_over_valid_tokens_only():

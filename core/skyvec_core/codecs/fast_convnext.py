@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skyvec_core.codecs.convnext import KERNEL, ConvNeXtBlock, ConvNeXtEncoder, Shorten, share
+from skyvec_core.packed import PackedLinear
 
 # Shape letters: B object, L sample along the sequence, C channel, H hidden channel of a block.
 
@@ -77,7 +78,7 @@ class _FastShorten:
     def __init__(self, shorten: Shorten) -> None:
         self._stride = shorten.stride[0]
         weight = shorten.weight.transpose(1, 2).flatten(1)
-        self._linear = _FastLinear(weight, cast("Tensor", shorten.bias), torch.float32)
+        self._linear = PackedLinear(weight.detach(), cast("Tensor", shorten.bias).detach())
 
     def __call__(self, x_BLC: Tensor) -> Tensor:
         rows, length, channels = x_BLC.shape
@@ -93,8 +94,12 @@ class _FastBlock:
         widen, narrow = block.pwconv1, block.pwconv2
         # A constant that is added to all hidden samples is a bias of what comes next.
         bias_C = narrow.bias + narrow.weight @ block.grn.beta.flatten()
-        self._widen = _FastLinear(widen.weight, widen.bias, precision, gelu=True)
-        self._narrow = _FastLinear(narrow.weight, bias_C, precision)
+        self._widen = PackedLinear(
+            widen.weight.detach().to(precision), widen.bias.detach().to(precision), gelu=True
+        )
+        self._narrow = PackedLinear(
+            narrow.weight.detach().to(precision), bias_C.detach().to(precision)
+        )
 
     def __call__(self, x_BLC: Tensor, squares: Tensor) -> Tensor:
         y_BC1L = functional.conv2d(
@@ -110,42 +115,6 @@ class _FastBlock:
         share_B1H = share(squares_BLH.sum(1, keepdim=True).sqrt())
         hidden_BLH *= (1 + self._gamma_H * share_B1H).to(hidden_BLH.dtype)
         return self._narrow(hidden_BLH)
-
-
-class _FastLinear:
-    def __init__(
-        self, weight: Tensor, bias: Tensor, precision: torch.dtype, *, gelu: bool = False
-    ) -> None:
-        self._weight, self._bias = weight.detach().to(precision), bias.detach().to(precision)
-        self._gelu = gelu
-        self._packed_linear = _packed_linear(weight.device, precision)
-        if self._packed_linear is not None:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight)  # noqa: SLF001
-
-    def __call__(self, x: Tensor) -> Tensor:
-        x = x.to(self._bias.dtype)
-        if self._packed_linear is not None:
-            after = "gelu" if self._gelu else "none"
-            return self._packed_linear(x, self._weight, self._bias, after, [], "none")
-        y = functional.linear(x, self._weight, self._bias)
-        return functional.gelu(y) if self._gelu else y
-
-
-def _packed_linear(device: torch.device, precision: torch.dtype) -> Callable[..., Tensor] | None:
-    """The oneDNN kernel for weights laid out in advance, which applies GELU as it writes.
-
-    None where it is missing: torch keeps it for its own compiler, with no promise.
-    """
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return None
-    operators = torch.ops.mkldnn
-    names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
-    if not all(hasattr(operators, name) for name in names):
-        return None
-    if precision == torch.bfloat16 and not operators._is_mkldnn_bf16_supported():  # noqa: SLF001
-        return None
-    kernel: Callable[..., Tensor] = operators._linear_pointwise  # noqa: SLF001
-    return kernel
 
 
 def _modules(sequence: nn.Module) -> Iterable[nn.Module]:

@@ -19,26 +19,45 @@ _ROWS = 576
 class PackedLinear:
     """``x @ weight.T + bias`` for x (..., K); the weight is (N, K) and may not change afterwards.
 
-    ``torch.compile`` packs by itself and cannot look into a packed weight: give it ``pack=False``.
+    Parameters
+    ----------
+    weight, bias
+        Their type is that of the result; x is brought to it.
+    gelu
+        Apply GELU (the exact one) to the result, as it is written where that is possible.
+    pack
+        ``torch.compile`` packs by itself and cannot look into a packed weight: give it False.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, pack: bool = True) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        gelu: bool = False,
+        pack: bool = True,
+    ) -> None:
         self.packed = pack and can_pack(weight)
+        self.dtype = weight.dtype
         self.weight = (
             torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)  # noqa: SLF001
             if self.packed
             else weight
         )
         self.bias = bias
+        self._gelu = gelu
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply the layer."""
-        if not self.packed:
-            return functional.linear(x, self.weight, self.bias)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
-            x, self.weight, self.bias, "none", [], ""
-        )
-        return out
+        x = x.to(self.dtype)
+        if self.packed:
+            after = "gelu" if self._gelu else "none"
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
+                x, self.weight, self.bias, after, [], "none" if self._gelu else ""
+            )
+            return out
+        y = functional.linear(x, self.weight, self.bias)
+        return functional.gelu(y) if self._gelu else y
 
 
 def can_pack(weight: Tensor) -> bool:
