@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -111,16 +112,18 @@ def spectra(count, generator):
     return wavelength, flux, ivar, bad
 
 
-def linear_peak(dtype: torch.dtype, rounds: int) -> float:
-    """GFLOP/s of the fastest plain linear layer of the encoder's shapes."""
-    rates = []
+def linear_layers(dtype: torch.dtype) -> dict[str, tuple[float, Callable[[], object]]]:
+    """Work in GFLOP and call of a plain linear layer, for each of the encoder's shapes."""
+    layers = {}
     for outputs, inputs in ((3 * WIDTH, WIDTH), (WIDTH, WIDTH), (2048, WIDTH), (WIDTH, 2048)):
         weight = torch.randn(outputs, inputs, dtype=dtype)
         for rows in (579, 4 * 579):
             x = torch.randn(rows, inputs, dtype=dtype)
-            taken = medians({"linear": lambda x=x, w=weight: functional.linear(x, w)}, 2 * rounds)
-            rates.append(2 * rows * outputs * inputs / taken["linear"] / 1e9)
-    return max(rates)
+            layers[f"{dtype} {outputs}x{inputs} {rows}"] = (
+                2 * rows * outputs * inputs / 1e9,
+                partial(functional.linear, x, weight),
+            )
+    return layers
 
 
 def encode_gflop(tokens: int) -> float:
@@ -138,16 +141,21 @@ def bench_encode(folder: Path, rounds: int) -> None:
     half = oracle.AION.from_pretrained(str(folder)).eval().bfloat16()
     ours, ours_half = (Model(folder, {}, name="base", precision=p) for p in ("float32", "bfloat16"))
     tokens, count = given(ids), 579
+    layers = {dtype: linear_layers(dtype) for dtype in (torch.float32, torch.bfloat16)}
     taken = medians(
         {
             "official": lambda: official.encode(ids, num_encoder_tokens=count).mean(1),
             "official bf16": lambda: half.encode(ids, num_encoder_tokens=count).mean(1),
             "fp32": lambda: ours.embed(tokens),
             "bf16": lambda: ours_half.embed(tokens),
+            **{name: call for some in layers.values() for name, (_, call) in some.items()},
         },
         rounds,
     )
-    peak, peak_half = linear_peak(torch.float32, rounds), linear_peak(torch.bfloat16, rounds)
+    peak, peak_half = (
+        max(work / taken[name] for name, (work, _) in layers[dtype].items())
+        for dtype in (torch.float32, torch.bfloat16)
+    )
     reference = ours.embed(tokens)
     work = 4 * encode_gflop(count)
     report("encode fp32, over official fp32", taken["official"] / taken["fp32"], "1.30",
