@@ -66,6 +66,8 @@ class Model:
         self.device = torch.device(device)
         self.precision = precision
         self.compat = compat
+        # What is compiled is compiled for each shape: few shapes, then.
+        self._layout = GPU if compiled or self.device.type != "cpu" else PROCESSOR
         self._source = transformer
         tensors = (
             folder_digest(transformer)
@@ -228,8 +230,7 @@ class Model:
         tokens that are not valid mean nothing.
         """
         # On a GPU the kernels queue up, so the next batch is packed and copied meanwhile.
-        layout = PROCESSOR if self.device.type == "cpu" else GPU
-        for packed in batches(tokens, self.vocabulary, layout=layout, domains=domains):
+        for packed in batches(tokens, self.vocabulary, layout=self._layout, domains=domains):
             batch = on_device(packed, self.device)
             valid_BT = None if batch.full else batch.valid_BT
             yield batch, self.encoder(batch.codes_BT, batch.positions_BT, valid_BT)

@@ -69,6 +69,8 @@ class FrozenEncoder:
             _Layer.of(block, ready)  # type: ignore[arg-type]  # ModuleList is untyped
             for block in model.encoder
         ]
+        # A compiler would unroll the pieces.
+        self._in_pieces = self.device.type == "cpu" and not compiled
         self._run: Callable[[Tensor, Tensor | None], Tensor] = self._layers
         if compiled:
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
@@ -114,7 +116,7 @@ class FrozenEncoder:
         return layer.proj(y_BNTH.transpose(1, 2).reshape(len(x_PD), -1))
 
     def _feed_forward(self, layer: _Layer, x_PD: Tensor) -> None:
-        pieces = -(-len(x_PD) // FEED_FORWARD_ROWS) if x_PD.device.type == "cpu" else 1
+        pieces = -(-len(x_PD) // FEED_FORWARD_ROWS) if self._in_pieces else 1
         for x in x_PD.tensor_split(pieces):
             h = _norm(x, layer.norm2).to(self.dtype)
             x.add_(layer.fc2(functional.silu(layer.fc1(h), inplace=True).mul_(layer.fc3(h))))
