@@ -23,7 +23,15 @@ from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.model.frozen_encoder import FrozenEncoder, Precision
 from skyvec_core.model.pooling import domain_means, masked_mean, mean_of_domains
 from skyvec_core.model.vocabulary import Vocabulary
-from skyvec_core.observations import Observations, Observed, Tokens, TokenSet, pieces, to_device
+from skyvec_core.observations import (
+    Observations,
+    Observed,
+    Tokens,
+    TokenSet,
+    pieces,
+    require_kind,
+    to_device,
+)
 from skyvec_core.prediction import predict_logits
 from skyvec_core.weights import digest_of, folder_digest, load_transformer, transformer_digest
 
@@ -151,10 +159,10 @@ class Model:
             if key not in self.codecs:
                 known = ", ".join(sorted(self.codecs))
                 raise ValueError(f"model {self.name} has no codec for {key}; it has {known}")
-            tokens[key] = self._tokenize(self.codecs[key], observed)
+            tokens[key] = self._tokenize(key, observed)
         return tokens
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed(
         self,
         tokens: TokenSet,
@@ -184,6 +192,11 @@ class Model:
             a code lies outside its vocabulary.
         """
         if self.compat:
+            if pooling != "mean":
+                raise ValueError(
+                    "a model with compat=True pools by the official mean over all tokens; for any "
+                    "other pooling load it without compat"
+                )
             kept = {key: coded for key, coded in tokens.items() if not domains or key in domains}
             limit = OFFICIAL_TOKENS if num_encoder_tokens is None else num_encoder_tokens
             return official_mean(self.transformer, kept, num_encoder_tokens=limit).float().cpu()
@@ -204,7 +217,7 @@ class Model:
             f"unknown pooling {pooling!r}; known are 'mean', 'mean_of_modalities' or an AttentionPool"
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_by_modality(
         self, tokens: TokenSet, *, domains: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
@@ -220,7 +233,7 @@ class Model:
             if m.token_key in asked
         }
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def contexts(
         self, tokens: TokenSet, *, domains: Sequence[str] | None = None
     ) -> Iterator[tuple[TokenBatch, Tensor]]:
@@ -243,7 +256,7 @@ class Model:
         What `skyvec_core.model.attention_pool.fit_attention_pool` takes: 150 kB an object of
         ``skyvec-tiny`` with an image, 0.9 MB at the base size.
         """
-        count = len(next(iter(tokens.values())).ids_BN)
+        count = _count(tokens)
         found = [torch.zeros((0, self.dim), dtype=dtype) for _ in range(count)]
         for batch, context_BTD in self.contexts(tokens):
             for place, row in enumerate(batch.rows.tolist()):
@@ -271,7 +284,7 @@ class Model:
         shape: tuple[int, ...],
         pool: Callable[[Tensor, TokenBatch], Tensor],
     ) -> Tensor:
-        count = len(next(iter(tokens.values())).ids_BN)
+        count = _count(tokens)
         vectors = torch.full((count, *shape), torch.nan, device=self.device)
         for batch, context_BTD in self.contexts(tokens, domains=domains):
             vectors[batch.rows] = pool(context_BTD, batch)[: len(batch.rows)]
@@ -296,12 +309,21 @@ class Model:
                 f"{self.digest[:12]}; fit it again"
             )
 
-    def _tokenize(self, codec: Codec, observed: Observed) -> Tokens:
-        ids, valid = [], []
+    def _tokenize(self, key: str, observed: Observed) -> Tokens:
+        codec = self.codecs[key]
+        require_kind(key, observed, same_survey=not self.compat)
+        ids, valid, start = [], [], 0
         for piece, real in pieces(observed, codec.rows):
-            coded = codec.encode(to_device(piece, self.device), compat=self.compat)
+            try:
+                coded = codec.encode(to_device(piece, self.device), compat=self.compat)
+            except ValueError as problem:
+                rows = f"rows {start} to {start + real - 1}"
+                raise ValueError(f"{key}, {rows}: {problem}") from problem
             ids.append(coded.ids_BN[:real])
             valid.append(coded.valid_BN[:real])
+            start += real
+        if not ids:
+            raise ValueError(f"{key}: there are no objects to tokenize")
         return Tokens(ids_BN=torch.cat(ids).cpu(), valid_BN=torch.cat(valid).cpu())
 
 
@@ -316,6 +338,13 @@ def _model_digest(config: TransformerConfig, tensors: str, codecs: Mapping[str, 
     lines = "".join(f"{key}:{digests[id(codecs[key])]}" for key in sorted(codecs))
     sizes = json.dumps(config.to_json(), sort_keys=True)
     return hashlib.sha256(f"{sizes}{tensors}{lines}".encode()).hexdigest()
+
+
+def _count(tokens: TokenSet) -> int:
+    counts = {key: len(coded.ids_BN) for key, coded in tokens.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"tokens must be of one number of objects, found {counts or 'none'}")
+    return next(iter(counts.values()))
 
 
 def _frozen(model: EncoderDecoder) -> EncoderDecoder:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from skyvec_core.modalities import MODALITIES
+
 # Shape letters: B object, C band, H W cutout pixels, L wavelength sample, O object of a cutout,
 # N tokens of one modality.
 
@@ -24,6 +26,7 @@ class Images:
     """Codec band names, e.g. ``DES-G``, one for each of the C planes."""
 
     def __post_init__(self) -> None:
+        _require_tensors(self)
         if self.flux_BCHW.shape != self.good_BCHW.shape:
             raise ValueError(
                 f"flux {tuple(self.flux_BCHW.shape)} and good {tuple(self.good_BCHW.shape)} differ"
@@ -50,6 +53,7 @@ class Spectra:
     """Wavelength in Angstrom, ascending along each row."""
 
     def __post_init__(self) -> None:
+        _require_tensors(self)
         shapes = {name: tuple(getattr(self, name).shape) for name in self.__slots__}
         if len(set(shapes.values())) > 1:
             raise ValueError(f"the parts of Spectra differ in shape: {shapes}")
@@ -75,6 +79,7 @@ class CutoutCatalogs:
     """True where the row holds an object, False where it is filled up."""
 
     def __post_init__(self) -> None:
+        _require_tensors(self)
         shapes = {name: tuple(getattr(self, name).shape) for name in self.__slots__}
         if len(set(shapes.values())) > 1:
             raise ValueError(f"the parts of CutoutCatalogs differ in shape: {shapes}")
@@ -103,6 +108,50 @@ TokenSet = Mapping[str, Tokens]
 """Token key -> `Tokens`; every entry has the same number of objects."""
 
 
+def require_kind(token_key: str, observed: object, *, same_survey: bool = True) -> None:
+    """Refuse observations that the modality does not take.
+
+    Parameters
+    ----------
+    same_survey
+        Also refuse bands of another survey than the modality's.
+
+    Raises
+    ------
+    TypeError
+        If it is of another kind, a numpy array included.
+    ValueError
+        If a tensor has the wrong axes, or bands are of another survey.
+    """
+    kind = MODALITIES[token_key].kind
+    wanted = {"image": Images, "spectrum": Spectra, "catalog": CutoutCatalogs}.get(kind, Tensor)
+    if not isinstance(observed, wanted):
+        remedy = "; use torch.from_numpy" if wanted is Tensor else ""
+        raise TypeError(
+            f"{token_key} takes {wanted.__name__}, found {type(observed).__name__}{remedy}"
+        )
+    if isinstance(observed, Tensor):
+        count = MODALITIES[token_key].num_tokens
+        axes = {"coefficients": f"(B, {count})", "map": "(B, H, W)"}.get(kind, "(B,) or (B, 1)")
+        shape = tuple(observed.shape)
+        fits = {"coefficients": shape[1:] == (count,), "map": len(shape) == 3}.get(
+            kind, len(shape) >= 1 and shape[1:] in {(), (1,)}
+        )
+        if not fits:
+            remedy = "; fill up with NaN" if kind == "coefficients" else ""
+            raise ValueError(f"{token_key} takes {axes}, found {shape}{remedy}")
+    if isinstance(observed, Images) and same_survey:
+        prefix = {"hsc": "HSC"}.get(MODALITIES[token_key].survey, "DES")
+        if foreign := [band for band in observed.bands if band.startswith(_OTHER[prefix])]:
+            raise ValueError(
+                f"{token_key} takes bands {prefix}-..., found {', '.join(foreign)}; HSC cutouts go "
+                "under tok_image_hsc, Legacy Survey ones under tok_image"
+            )
+
+
+_OTHER = {"HSC": "DES-", "DES": "HSC-"}
+
+
 def count_of(observed: Observed) -> int:
     """Number of objects."""
     return len(observed) if isinstance(observed, Tensor) else len(_parts(observed)[0][1])
@@ -128,6 +177,16 @@ def to_device(observed: Observed, device: torch.device) -> Observed:
     if isinstance(observed, Tensor):
         return moved(observed, device)
     return _with(observed, {name: moved(part, device) for name, part in _parts(observed)})
+
+
+def _require_tensors(observed: Images | Spectra | CutoutCatalogs) -> None:
+    for field in fields(observed):
+        part = getattr(observed, field.name)
+        if field.name != "bands" and not isinstance(part, Tensor):
+            raise TypeError(
+                f"{field.name} must be a torch tensor, found {type(part).__name__}; "
+                "use torch.from_numpy"
+            )
 
 
 def moved(part: Tensor, device: torch.device) -> Tensor:

@@ -6,7 +6,7 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from skyvec_schemas.errors import ConfigurationError, WeightsError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "skyvec-tiny"
 """The model that comes with the package."""
-_HUB = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{7,40}|[\w.-]+)$")
+_HUB = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{7,40})$")
 
 
 def packaged_models() -> dict[str, Path]:
@@ -85,10 +85,16 @@ def load_model(
     ConfigurationError
         If torch does not see the device.
     """
-    from skyvec_core.embedder import Model
+    from skyvec_core.embedder import Model, Precision
 
     folder = model_folder(name_or_path)
     _refuse_absent_device(device)
+    if precision not in get_args(Precision):
+        raise ConfigurationError(
+            "is not a precision",
+            where=f"precision {precision}",
+            remedy=f"Use {' or '.join(get_args(Precision))}",
+        )
     try:
         return Model.load(
             folder,

@@ -74,6 +74,12 @@ def test_an_object_without_tokens_is_the_bias_of_the_projection(transformer):
     assert Model(transformer, {}, name="a").embed(tokens).isnan().all()
 
 
+def test_compat_knows_no_other_pooling(transformer):
+    official = Model(transformer, {}, name="a", compat=True)
+    with pytest.raises(ValueError, match="pools by the official mean over all tokens"):
+        official.embed(tokens_of(), pooling="mean_of_modalities")
+
+
 def test_dropping_tokens_is_for_compat_only(transformer):
     with pytest.raises(ValueError, match="needs a model with compat=True"):
         Model(transformer, {}, name="a").embed(tokens_of(), num_encoder_tokens=256)

@@ -124,6 +124,45 @@ def test_the_wrong_kind_of_observation_is_named(model, key, wrong, error):
         model.tokenize({key: wrong})
 
 
+def test_bands_of_another_survey_are_refused(model):
+    image = observations(2)["tok_image"]
+    with pytest.raises(ValueError, match=r"tok_image_hsc takes bands HSC-..., found DES-G, DES-R"):
+        model.tokenize({"tok_image_hsc": image})
+
+
+def test_a_message_names_the_modality_the_rows_and_the_shape(model):
+    spectra = observations(12)["tok_spectrum_desi"]
+    spectra.wavelength_BL[10] = spectra.wavelength_BL[10].flip(0)
+    with pytest.raises(ValueError, match="tok_spectrum_desi, rows 8 to 11: spectrum 2"):
+        model.tokenize({"tok_spectrum_desi": spectra})
+    with pytest.raises(ValueError, match=r"tok_z takes \(B,\) or \(B, 1\), found \(4, 3\)"):
+        model.tokenize({"tok_z": torch.zeros(4, 3)})
+
+
+def test_numpy_arrays_are_told_what_to_become(model):
+    array = torch.zeros(3).numpy()
+    with pytest.raises(TypeError, match=r"tok_z takes Tensor, found ndarray; use torch.from_numpy"):
+        model.tokenize({"tok_z": array})
+    with pytest.raises(TypeError, match="flux_BL must be a torch tensor, found ndarray"):
+        Spectra(flux_BL=array, ivar_BL=array, good_BL=array, wavelength_BL=array)
+
+
+def test_vectors_can_be_learnt_from(model):
+    tokens = model.tokenize({"tok_z": torch.tensor([0.1, 0.2])})
+    layer = torch.nn.Linear(model.dim, 1)
+    layer(model.embed(tokens)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_tokens_of_different_numbers_of_objects_are_refused(model):
+    tokens = model.tokenize({"tok_z": torch.tensor([0.1, 0.2])})
+    other = model.tokenize({"tok_image": observations(3)["tok_image"]})
+    with pytest.raises(ValueError, match="tokens must be of one number of objects, found"):
+        model.embed(tokens | other)
+    with pytest.raises(ValueError, match="tokens must be of one number of objects, found none"):
+        model.embed({})
+
+
 def test_parts_of_different_shapes_are_refused():
     good = torch.ones(2, 5, dtype=torch.bool)
     with pytest.raises(ValueError, match="the parts of Spectra differ in shape"):

@@ -79,8 +79,9 @@ class AttentionPool(nn.Module):
         out: Tensor = self.head(pooled) * self.target_scale + self.target_mean
         return out
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write weights, head and what they belong to, to one safetensors file."""
+        path = Path(path)
         queries, dim = self.queries.shape
         facts = {
             "dim": dim,
@@ -95,7 +96,7 @@ class AttentionPool(nn.Module):
         path.chmod(0o644)  # safetensors writes 0600
 
     @classmethod
-    def load(cls, path: Path) -> AttentionPool:
+    def load(cls, path: str | Path) -> AttentionPool:
         """Read a file that `save` wrote, in eval mode.
 
         Raises
@@ -145,6 +146,7 @@ def fit_attention_pool(
     list of float
         Mean squared error of each epoch, in units of each target's variance.
     """
+    targets_BK = torch.as_tensor(targets_BK)
     known_BK = targets_BK.isfinite()
     if len(contexts) != len(targets_BK) or targets_BK.shape[1:] != (len(pool.targets),):
         raise ValueError(
