@@ -120,7 +120,9 @@ def mock_survey(
     to: Annotated[Path, typer.Option("--out", help="Folder of the new HATS collection.")],
     rows: Annotated[int, typer.Option(help="Galaxies.")] = 1000,
     seed: Annotated[int, typer.Option(help="Equal seeds make equal galaxies.")] = 1,
-    workers: WorkersOption = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; all cores by default.")
+    ] = None,
 ) -> None:
     """Write a synthetic survey with truth: griz cutouts, fluxes, shapes, redshift."""
     from skyvec.mock.survey import write_mock_survey

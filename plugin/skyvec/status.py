@@ -29,6 +29,10 @@ def read_status(catalog: str | Path, extension: str | None = None) -> RunStatus:
     ConfigurationError
         If there is none, or several and none was named.
     """
+    if not Path(catalog).is_dir():
+        raise ConfigurationError(
+            "there is no such folder", where=str(catalog), remedy="Name a HATS collection"
+        )
     found = {
         place.parent.parent.name: place.parent for place in Path(catalog).glob(f"*/{RUN_FILE}")
     }

@@ -63,6 +63,8 @@ def test_columns_that_a_catalog_lacks_can_be_left_out(
         (["search", "SKY", "--like", "1"], 40, "holds 0 embedding extensions"),
         (["mock-survey", "--rows", "0", "--out", "SKY2"], 40, "rows"),
         (["models", "show", "gpt"], 40, "gpt: neither a model"),
+        (["models", "show", "hf://a/b@main"], 40, "a hub model needs a pinned revision"),
+        (["status", "nowhere"], 40, "nowhere: there is no such folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(skyvec, make_collection, arguments, code, message):
