@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skyvec_core import generation
-from skyvec_core.generation import GrowingContext, generate, num_codes, reveal_counts
+from skyvec_core.generation import generate, num_codes, reveal_counts
+from skyvec_core.growing_context import GrowingContext
 from skyvec_core.modalities import MODALITIES
 from skyvec_core.model.config import TransformerConfig
 from skyvec_core.model.encoder_decoder import EncoderDecoder
