@@ -322,8 +322,6 @@ class Model:
             ids.append(coded.ids_BN[:real])
             valid.append(coded.valid_BN[:real])
             start += real
-        if not ids:
-            raise ValueError(f"{key}: there are no objects to tokenize")
         return Tokens(ids_BN=torch.cat(ids).cpu(), valid_BN=torch.cat(valid).cpu())
 
 

@@ -160,10 +160,11 @@ def count_of(observed: Observed) -> int:
 def pieces(observed: Observed, rows: int) -> Iterator[tuple[Observed, int]]:
     """Pieces of ``rows`` objects each and how many of them are real.
 
-    The last piece is filled up with zeros (False), so that all have one shape.
+    The last piece is filled up with zeros (False), so that all have one shape. No objects at all
+    are one piece of which none is real.
     """
     count = count_of(observed)
-    for start in range(0, count, rows):
+    for start in range(0, max(count, 1), rows):
         real = min(rows, count - start)
         if isinstance(observed, Tensor):
             yield _piece(observed, start, rows), real

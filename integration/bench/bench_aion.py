@@ -10,9 +10,8 @@ whose weights are trained.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -350,7 +349,9 @@ def peak_memory(who: str, folder: Path) -> None:
                     flux_BL=level, ivar_BL=ivar, good_BL=~bad, wavelength_BL=wavelength
                 ),
             }))  # fmt: skip
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    print(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024)
 
 
 def bench_memory(folder: Path) -> None:

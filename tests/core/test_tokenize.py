@@ -147,6 +147,20 @@ def test_numpy_arrays_are_told_what_to_become(model):
         Spectra(flux_BL=array, ivar_BL=array, good_BL=array, wavelength_BL=array)
 
 
+def test_no_objects_give_no_tokens_and_no_vectors(model):
+    """A cone may leave a partition without rows."""
+    image = Images(
+        flux_BCHW=torch.zeros(0, 2, 96, 96),
+        good_BCHW=torch.zeros((0, 2, 96, 96), dtype=torch.bool),
+        bands=BANDS,
+    )
+    tokens = model.tokenize({"tok_image": image, "tok_z": torch.zeros(0)})
+    assert tokens["tok_image"].ids_BN.shape == (0, 576)
+    assert tokens["tok_z"].valid_BN.shape == (0, 1)
+    assert model.embed(tokens).shape == (0, model.dim)
+    assert model.embed(tokens, pooling="mean_of_modalities").shape == (0, model.dim)
+
+
 def test_vectors_can_be_learnt_from(model):
     tokens = model.tokenize({"tok_z": torch.tensor([0.1, 0.2])})
     layer = torch.nn.Linear(model.dim, 1)
