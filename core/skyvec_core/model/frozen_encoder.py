@@ -25,8 +25,8 @@ from skyvec_core.packed import PackedLinear
 # Shape letters: B object, T token, P all tokens of a batch, D model width, N head, H head width.
 
 Precision = Literal["float32", "bfloat16"]
-FEED_FORWARD_ROWS = 320
-"""Most tokens that pass the feed-forward together on a CPU."""
+FEED_FORWARD_ROWS = {torch.float32: 320, torch.bfloat16: 1280}
+"""Most tokens that pass the feed-forward together on a CPU; docs/speed.md has the measurements."""
 _LARGEST_EXPONENT = 100.0
 """Attention logits (base 2) under which exp2 needs no maximum subtracted; float32 ends at 127."""
 
@@ -116,7 +116,7 @@ class FrozenEncoder:
         return layer.proj(y_BNTH.transpose(1, 2).reshape(len(x_PD), -1))
 
     def _feed_forward(self, layer: _Layer, x_PD: Tensor) -> None:
-        pieces = -(-len(x_PD) // FEED_FORWARD_ROWS) if self._in_pieces else 1
+        pieces = -(-len(x_PD) // FEED_FORWARD_ROWS[self.dtype]) if self._in_pieces else 1
         for x in x_PD.tensor_split(pieces):
             h = _norm(x, layer.norm2).to(self.dtype)
             x.add_(layer.fc2(functional.silu(layer.fc1(h), inplace=True).mul_(layer.fc3(h))))
