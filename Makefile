@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export MPLBACKEND = Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all integration parity lint fmt types imports check bench bench-aion docs \
+.PHONY: help setup demo test test-all integration parity lint fmt types imports check bench bench-aion bench-releases docs \
         dist-check train-tiny clean
 
 help:  ## list these words
@@ -76,6 +76,9 @@ bench: $(READY)  ## measured comparisons, as a table on the terminal
 
 bench-aion: $(AION)/.ready  ## speed and memory beside the official AION-1 package, as a table
 	OMP_NUM_THREADS=1 $(AION)/bin/python integration/bench/bench_aion.py
+
+bench-releases: $(READY)  ## speed of reading releases beside raw reads, as a table
+	OMP_NUM_THREADS=1 $(BIN)/python integration/bench/bench_releases.py
 
 docs: $(READY)  ## run every code block of README and docs
 	$(BIN)/python -m pytest tests/test_docs.py integration/test_docs.py -m "integration or not integration"

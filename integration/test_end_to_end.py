@@ -15,7 +15,7 @@ from hats.io.validation import is_valid_catalog, is_valid_collection
 
 import skyvec
 from skyvec.cluster import dask_client
-from skyvec.releases.hats_catalog import HatsRelease
+from skyvec.releases.hats.catalog import HatsRelease
 from skyvec_schemas.vectors import tensor_values
 
 pytestmark = [

@@ -18,14 +18,16 @@ from hats.pixel_math.spatial_index import compute_spatial_index, spatial_index_t
 from hypothesis import settings
 
 from skyvec.hats_output import SKYMAP_ORDER, finish_catalog
+from skyvec_core.codecs.coefficients import CoefficientsCodec, CoefficientsCodecConfig
 from skyvec_core.codecs.folder import save_codec
 from skyvec_core.codecs.image import ImageCodec, ImageCodecConfig
 from skyvec_core.codecs.scalar import GridScalarCodec, LogScalarCodec, ScalarCodec
+from skyvec_core.codecs.spectrum import SpectrumCodec, SpectrumCodecConfig
 from skyvec_core.modalities import MODALITIES
 from skyvec_core.model.config import TransformerConfig
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.weights import save_transformer
-from skyvec_schemas.survey_columns import LEGACY_SURVEY, image_struct
+from skyvec_schemas.survey_columns import LEGACY_SURVEY, SURVEYS, image_struct
 
 settings.register_profile("dev", max_examples=20, deadline=None)
 settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True)
@@ -64,6 +66,48 @@ def save_model(folder: Path, *, seed: int = 0) -> Path:
     for key, codec in tiny_codecs(seed).items():
         save_codec(codec, folder, MODALITIES[key])
     return folder
+
+
+def save_model_of_all_surveys(folder: Path, *, seed: int = 0) -> Path:
+    """A model folder that takes every input of every known survey; random weights, 32 wide."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = dict.fromkeys(key for survey in SURVEYS.values() for _, key in survey.inputs)
+    domains = (*inputs, "tok_z")
+    config = TransformerConfig(
+        dim=32, num_heads=2, encoder_depth=2, decoder_depth=1,
+        domains_in=domains, domains_out=domains,
+    )  # fmt: skip
+    transformer = EncoderDecoder(config)
+    transformer.initialize(torch.Generator().manual_seed(seed))
+    save_transformer(transformer, folder)
+    codecs = tiny_codecs(seed)
+    spectrum = SpectrumCodec(
+        SpectrumCodecConfig(
+            encoder_depths=(1, 1, 1, 1), encoder_dims=(8, 8, 8, 16), latent_channels=16,
+            decoder_depths=(1, 1, 1, 1), decoder_dims=(8, 8, 8, 2),
+        )
+    )  # fmt: skip
+    for parameter in spectrum.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    for key in domains:
+        kind = MODALITIES[key].kind
+        if kind == "spectrum":
+            codecs[key] = spectrum
+        elif kind == "coefficients":
+            codecs[key] = CoefficientsCodec(CoefficientsCodecConfig())
+            codecs[key].fit(torch.randn(500, 55, generator=generator) * 30)
+        elif key not in codecs and kind == "scalar":
+            logarithmic = MODALITIES[key].quantizer == "log_scalar"
+            codecs[key] = LogScalarCodec() if logarithmic else ScalarCodec()
+            codecs[key].fit(torch.rand(500, generator=generator) * 40 - 0.5)
+    for key, codec in codecs.items():
+        save_codec(codec, folder, MODALITIES[key])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def every_survey_model(tmp_path_factory):
+    return save_model_of_all_surveys(tmp_path_factory.mktemp("models") / "every")
 
 
 @pytest.fixture(scope="session")
@@ -111,10 +155,16 @@ def survey_table(rows: int = 12, *, seed: int = 0, cutouts=None, **columns) -> p
         "object_id": pa.array(10**12 + rng.permutation(rows).astype(np.int64)),
         "ra": pa.array(np.r_[rng.uniform(10, 30, half), rng.uniform(190, 210, rows - half)]),
         "dec": pa.array(rng.uniform(-5, 5, rows)),
-        "image": images([cutout(i) for i in range(rows)] if cutouts is None else cutouts),
     }
+    usual = [cutout(i) for i in range(rows)]
+    table["image"] = images(usual if cutouts is None else cutouts)
     for scalar in LEGACY_SURVEY.scalars:
         table[scalar.name] = pa.array(rng.lognormal(1, 1, rows).astype(np.float32))
+    for name in ("SHAPE_E1", "SHAPE_E2"):
+        table[name] = pa.array(rng.uniform(-0.5, 0.5, rows).astype(np.float32))
+    for plane, band in enumerate("GRIZ"):
+        sums = [image["flux"][plane].sum() for image in usual]
+        table[f"FLUX_{band}"] = pa.array(np.array(sums, np.float32))
     table["Z"] = pa.array(rng.uniform(0, 1, rows).astype(np.float32))
     return pa.table(table | columns)
 

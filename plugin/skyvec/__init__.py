@@ -16,13 +16,24 @@ if TYPE_CHECKING:
     from skyvec.probe import Probe
     from skyvec.run_record import RunRecord
     from skyvec.search import search
+    from skyvec.sources import declared_sources
     from skyvec.stage import run
 
-__all__ = ["Probe", "RunRecord", "__version__", "embed", "load_model", "run", "search"]
+__all__ = [
+    "Probe",
+    "RunRecord",
+    "__version__",
+    "declared_sources",
+    "embed",
+    "load_model",
+    "run",
+    "search",
+]
 
 _HOMES = {
     "Probe": "skyvec.probe",
     "RunRecord": "skyvec.run_record",
+    "declared_sources": "skyvec.sources",
     "embed": "skyvec.lazy",
     "load_model": "skyvec.models",
     "run": "skyvec.stage",

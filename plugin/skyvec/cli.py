@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from skyvec.release_commands import release_app, repack
 from skyvec.surveys import chosen_survey
 from skyvec.terminal import counting, facts, fail, out, print_rows, say
 from skyvec.version import __version__
-from skyvec_schemas.errors import ConfigurationError, SkyvecError
+from skyvec_schemas.errors import ConfigurationError, ContractError, SkyvecError
 
 if TYPE_CHECKING:
     from skyvec.quantum import QuantumRecord
     from skyvec.run_record import RunRecord
+    from skyvec.stage import Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,8 +35,10 @@ probe_app = typer.Typer(no_args_is_help=True, help="Linear models on the vectors
 models_app = typer.Typer(no_args_is_help=True, help="Models: what is there, what it is.")
 app.add_typer(probe_app, name="probe")
 app.add_typer(models_app, name="models")
+app.add_typer(release_app, name="release")
+app.command()(repack)
 
-Catalog = Annotated[Path, typer.Argument(help="Folder of a HATS collection or catalog.")]
+Catalog = Annotated[str, typer.Argument(help="Folder or URI of a HATS collection or catalog.")]
 ModelOption = Annotated[
     str, typer.Option(help="skyvec-tiny, a model folder, or hf://owner/name@revision.")
 ]
@@ -50,6 +54,18 @@ ImageOption = Annotated[str | None, typer.Option(help="Column with the cutouts."
 WithoutOption = Annotated[
     str, typer.Option(help="Columns to leave out, separated by commas, e.g. FLUX_W4,SHAPE_R.")
 ]
+SourceOption = Annotated[
+    list[str],
+    typer.Option(
+        "--source",
+        help="NAME=PATH of more pixels or spectra of the same objects, e.g. desi=/data/desi; "
+        "may be repeated.",
+    ),
+]
+SourcesOption = Annotated[
+    Path | None, typer.Option(help="TOML file of sources, for more choices (docs/releases.md).")
+]
+RadiusOption = Annotated[float, typer.Option(help="Arcseconds within which positions match.")]
 WorkersOption = Annotated[
     int | None, typer.Option(help="Dask worker processes; all cores by default, 0: none.")
 ]
@@ -60,6 +76,9 @@ DtypeOption = Annotated[str, typer.Option(help="Stored vectors: float16 or float
 PrecisionOption = Annotated[str, typer.Option(help="Arithmetic: float32 or bfloat16.")]
 DeviceOption = Annotated[str, typer.Option(help="Torch device of every worker.")]
 BatchOption = Annotated[int, typer.Option(help="Rows in memory at a time.")]
+UncheckedOption = Annotated[
+    bool, typer.Option("--unchecked", help="Go on although the linter finds errors in the data.")
+]
 ExtensionOption = Annotated[
     str | None, typer.Option(help="Which extension, if the collection has several.")
 ]
@@ -119,17 +138,53 @@ def demo(
 def mock_survey(
     to: Annotated[Path, typer.Option("--out", help="Folder of the new HATS collection.")],
     rows: Annotated[int, typer.Option(help="Galaxies.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Equal seeds make equal galaxies.")] = 1,
+    seed: Annotated[int, typer.Option(help="Equal seeds make equal objects.")] = 1,
+    surveys: Annotated[
+        str,
+        typer.Option(
+            help="Releases to write beside the collection, as files of the Multimodal Universe: "
+            "legacysurvey,hsc,sdss,desi,gaia or all."
+        ),
+    ] = "",
+    size: Annotated[
+        int, typer.Option(help="Pixels along a side of the cutouts of these releases.")
+    ] = 160,
+    stars: Annotated[
+        int | None, typer.Option(help="Stars; with --surveys a quarter of the rows, else none.")
+    ] = None,
+    quasars: Annotated[
+        int | None, typer.Option(help="Quasars; with --surveys 5% of the rows, else none.")
+    ] = None,
+    release: Annotated[
+        int, typer.Option(help="2: the same sky a release later, with changes and withdrawals.")
+    ] = 1,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; all cores by default.")
     ] = None,
 ) -> None:
-    """Write a synthetic survey with truth: griz cutouts, fluxes, shapes, redshift."""
-    from skyvec.mock.survey import write_mock_survey
+    """Write a synthetic survey with truth: images, spectra, fluxes, shapes, redshifts."""
+    from skyvec.mock.inventory import inventory
+    from skyvec.mock.releases import chosen_surveys
+    from skyvec.mock.survey import plan_mock_survey
 
-    with counting("galaxies", rows) as advance:
-        write_mock_survey(to, rows=rows, seed=seed, workers=workers, progress=advance)
-    out.print(f"{rows:,} mock galaxies in {to}; next: skyvec embed {to}")
+    survey = plan_mock_survey(
+        rows=rows, seed=seed, surveys=chosen_surveys(surveys), stamp=size, stars=stars,
+        quasars=quasars, release=release,
+    )  # fmt: skip
+    done = 0
+    with counting("observations", survey.observations) as advance:
+
+        def progress(count: int) -> None:
+            nonlocal done
+            advance(count - done)
+            done = count
+
+        survey.write(to, workers=workers, progress=progress)
+    lines = {one.what: one.line(to) for one in inventory(to)}
+    absent = {name: "no object of this sky" for name in survey.surveys if name not in lines}
+    out.print(f"{to}:")
+    out.print(facts(lines | absent))
+    out.print(f"Next: skyvec embed {to}")
 
 
 @app.command()
@@ -142,28 +197,45 @@ def plan(
     id_column: IdOption = None,
     image_column: ImageOption = None,
     without: WithoutOption = "",
+    source: SourceOption = [],  # noqa: B006 - typer's way of an empty list
+    sources: SourcesOption = None,
+    radius: RadiusOption = 1.0,
+    sample_rows: Annotated[
+        int, typer.Option(min=1, help="Objects of each release to look at.")
+    ] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Check catalog, model and output, and say what `embed` would do; computes nothing."""
+    """Check catalog, sources, model and output on a sample; say what `embed` would do and cost.
+
+    Ends with 30 if the data hold an error that `embed` would refuse.
+    """
+    from skyvec.plan_report import preview_tables
+    from skyvec.preview import preview
     from skyvec.stage import plan as make_plan
 
     chosen = chosen_survey(survey, id_column=id_column, image_column=image_column, without=without)
-    ready = make_plan(catalog, name=name, model=model, survey=chosen, out=to)
-    columns = ready.job.columns
-    table = facts(
-        {
-            "catalog": f"{ready.release.name}, {ready.rows:,} rows in "
-            f"{len(ready.release.pixels)} pixels",
-            "inputs": ", ".join(ready.job.provenance.inputs),
-            "model": f"{ready.job.model.name} ({ready.job.model.digest[:12]})",
-            "extension": f"{ready.name} in {ready.job.output}",
-            "vectors": f"{columns.dim} x {columns.dtype}, "
-            f"{ready.rows * columns.dim * (2 if columns.dtype == 'float16' else 4) / 1e6:,.1f} MB"
-            if columns
-            else "tokens",
-            "to do": f"{len(ready.todo)} pixels ({len(ready.done)} done before)",
-        }
-    )
-    out.print(table)
+    joined = _sources(source, sources, radius)
+    ready = make_plan(catalog, name=name, model=model, survey=chosen, out=to, sources=joined)
+    seen = preview(ready, sample_rows=sample_rows)
+    if as_json:
+        out.print_json(data=seen.to_dict())
+    else:
+        out.print(facts(_plan_lines(ready)))
+        for table in preview_tables(seen):
+            out.print()
+            out.print(table)
+    if seen.errors:
+        raise typer.Exit(ContractError.exit_code)
+
+
+def _plan_lines(ready: Plan) -> dict[str, str]:
+    return {
+        "catalog": f"{ready.release.name}, {ready.rows:,} rows in "
+        f"{len(ready.release.pixels)} pixels",
+        "model": f"{ready.job.model.name} ({ready.job.model.digest[:12]})",
+        "extension": f"{ready.name} in {ready.job.output}",
+        "to do": f"{len(ready.todo)} pixels ({len(ready.done)} done before)",
+    }
 
 
 @app.command()
@@ -176,12 +248,16 @@ def embed(
     id_column: IdOption = None,
     image_column: ImageOption = None,
     without: WithoutOption = "",
+    source: SourceOption = [],  # noqa: B006 - typer's way of an empty list
+    sources: SourcesOption = None,
+    radius: RadiusOption = 1.0,
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
     dtype: DtypeOption = "float16",
     precision: PrecisionOption = "float32",
     device: DeviceOption = "cpu",
     batch_rows: BatchOption = 128,
+    unchecked: UncheckedOption = False,
 ) -> None:
     """Embed a catalog and publish the vectors as a HATS extension of it.
 
@@ -191,8 +267,9 @@ def embed(
     _choice("--dtype", dtype, ("float16", "float32"))
     _choice("--precision", precision, ("float32", "bfloat16"))
     _run(
-        catalog, product="embedding", name=name, model=model, survey=chosen, out=to,
-        workers=workers, scheduler=scheduler, dtype=dtype, precision=precision, device=device,
+        catalog, unchecked=unchecked, product="embedding", name=name, model=model, survey=chosen, out=to,
+        sources=_sources(source, sources, radius), workers=workers,
+        scheduler=scheduler, dtype=dtype, precision=precision, device=device,
         batch_rows=batch_rows,
     )  # fmt: skip
 
@@ -209,15 +286,20 @@ def tokenize(
     id_column: IdOption = None,
     image_column: ImageOption = None,
     without: WithoutOption = "",
+    source: SourceOption = [],  # noqa: B006 - typer's way of an empty list
+    sources: SourcesOption = None,
+    radius: RadiusOption = 1.0,
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
     batch_rows: BatchOption = 128,
+    unchecked: UncheckedOption = False,
 ) -> None:
     """Store the tokens of a catalog as a HATS extension: what training reads."""
     chosen = chosen_survey(survey, id_column=id_column, image_column=image_column, without=without)
     _run(
-        catalog, product="tokens", name=name, model=model, survey=chosen, out=to,
-        workers=workers, scheduler=scheduler, batch_rows=batch_rows,
+        catalog, unchecked=unchecked, product="tokens", name=name, model=model, survey=chosen, out=to,
+        sources=_sources(source, sources, radius), workers=workers,
+        scheduler=scheduler, batch_rows=batch_rows,
     )  # fmt: skip
 
 
@@ -311,27 +393,60 @@ def models_show(model: Annotated[str, typer.Argument(help="Name or folder.")]) -
     out.print(facts({**lines, **{k: v for k, v in simple.items() if k not in lines}}))
 
 
-def _run(catalog: Path, *, workers: int | None, scheduler: str | None, **choices: Any) -> None:  # noqa: ANN401
-    from skyvec.releases.hats_catalog import HatsRelease
-    from skyvec.stage import run
+def _sources(pairs: list[str], file: Path | None, radius: float) -> Any:  # noqa: ANN401
+    from skyvec.sources import declared_sources
 
-    rows = int(HatsRelease.open(catalog).catalog.catalog_info.total_rows or 0)
-    with _dask(scheduler) as client, counting("objects", rows) as advance:
+    return declared_sources(pairs, file, radius=radius)
+
+
+def _run(
+    catalog: str,
+    *,
+    workers: int | None,
+    scheduler: str | None,
+    unchecked: bool,
+    **choices: Any,  # noqa: ANN401
+) -> None:
+    from skyvec.stage import plan as make_plan
+    from skyvec.stage import run_plan
+
+    prepared = make_plan(catalog, **choices)
+    if prepared.todo and not unchecked:
+        _refuse_wrong_data(prepared)
+    with _dask(scheduler) as client, counting("objects", prepared.rows) as advance:
 
         def progress(record: QuantumRecord) -> None:
             advance(record.rows)
 
-        record = run(catalog, client=client, workers=workers, progress=progress, **choices)
+        record = run_plan(prepared, client=client, workers=workers, progress=progress)
     _report(record)
 
 
+def _refuse_wrong_data(prepared: Plan) -> None:
+    from skyvec.preview import lint_plan
+
+    errors = [finding for finding in lint_plan(prepared) if finding.severity == "error"]
+    if errors:
+        first = errors[0]
+        others = f" ({len(errors) - 1} more: see `skyvec plan`)" if len(errors) > 1 else ""
+        raise ContractError(
+            f"{first.what}{others}",
+            where=f"{first.source}, {first.where}",
+            remedy=f"{first.remedy.rstrip('.')}, or go on with --unchecked",
+        )
+
+
 def _report(record: RunRecord) -> None:
+    from skyvec.releases.hats.remote import resolved
+    from skyvec.run_record import join_outcomes
+
     embedded = record.rows - record.failed_rows
     lines = {
         "extension": record.name,
         "rows": f"{record.rows:,}: {embedded - record.partial_rows:,} ok, "
         f"{record.partial_rows:,} partial, {record.failed_rows:,} failed",
         **({"reasons": _reasons(record.flags)} if record.flags else {}),
+        **{f"source {name}": join_outcomes(counts) for name, counts in record.sources.items()},
         "HEALPix pixels": f"{len(record.quanta)} ({record.skipped} done before)",
         "seconds": f"{record.seconds:.1f}",
         "fingerprint": record.provenance.fingerprint()[:12],
@@ -345,7 +460,7 @@ def _report(record: RunRecord) -> None:
             "published. Mend what is named above and run the same command again",
             record.exit_code,
         )
-    load = record.name if properties.parent == record.source.resolve() else properties
+    load = record.name if properties.parent == resolved(record.source) else properties
     out.print(f'Read it: lsdb.open_catalog("{record.source}").load_extension("{load}")')
     out.print(f"Ask it:  skyvec search {properties.parent} --extension {record.name} --like ID")
 

@@ -16,7 +16,8 @@ from hats.pixel_math.healpix_pixel import HealpixPixel
 
 from skyvec.hats_output import finish_catalog
 from skyvec.quantum import STAGING, Job, QuantumRecord
-from skyvec.releases.hats_catalog import HatsRelease
+from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.releases.hats.remote import resolved
 
 
 def publish(job: Job, release: HatsRelease, records: Sequence[QuantumRecord], *, name: str) -> Path:
@@ -57,10 +58,10 @@ def publish(job: Job, release: HatsRelease, records: Sequence[QuantumRecord], *,
 def _register(job: Job, release: HatsRelease, *, name: str) -> Path:
     output = Path(job.output)
     home = output.parent
-    inside = release.collection is not None and home.resolve() == release.path.resolve()
+    inside = release.collection is not None and home.resolve() == resolved(release.path)
     ExtensionProperties(
         name=name,
-        primary_catalog=release.path.name if inside else str(release.path.resolve()),
+        primary_catalog=release.path.name if inside else str(resolved(release.path)),
         primary_column=job.survey.id_column,
         join_catalog=output.name,
         join_column=job.survey.id_column,
@@ -85,5 +86,5 @@ def _builder(job: Job) -> str:
 
 def _relative_or_absolute(source: Path, output: Path) -> str:
     """Keep a collection movable: name a catalog beside the output by its folder alone."""
-    beside = source.parent.resolve() == output.parent.resolve()
-    return f"../{source.name}" if beside else str(source.resolve())
+    beside = resolved(source.parent) == output.parent.resolve()
+    return f"../{source.name}" if beside else str(resolved(source))

@@ -10,11 +10,12 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from skyvec.releases.cutouts import read_cutouts
+from skyvec.releases.hats.column_map import ColumnMap
+from skyvec.releases.hats.columns import observe_rows
 from skyvec_core.codecs.image import ImageCodec
 from skyvec_core.embedder import Model
 from skyvec_core.modalities import modality_bits
-from skyvec_core.observations import Images, Tokens
+from skyvec_core.observations import Observed, Tokens
 from skyvec_schemas.quality_flags import FATAL, Flag
 from skyvec_schemas.survey_columns import Survey
 
@@ -50,23 +51,43 @@ class TokenizedRows:
         return bits
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FromSources:
+    """What the sources add to the rows of a batch."""
+
+    tokens: dict[str, Tokens]
+    labels: dict[str, Tokens]
+    flags: NDArray[np.int32]
+
+
 def tokenize_rows(
-    batch: pa.RecordBatch, survey: Survey, model: Model, *, with_labels: bool = False
+    batch: pa.RecordBatch,
+    survey: Survey,
+    model: Model,
+    *,
+    with_labels: bool = False,
+    sources: FromSources | None = None,
 ) -> TokenizedRows:
     """Tokenize every modality that the survey declares; never drops or reorders a row."""
     observations, flags = _observe(batch, survey)
     tokens = model.tokenize(observations)
+    labels = model.tokenize(
+        {
+            key: scalar_values(batch.column(column))
+            for column, key in survey.labels.items()
+            if with_labels and column in batch.schema.names
+        }
+    )
+    if sources:
+        tokens |= sources.tokens
+        labels |= sources.labels
+        flags |= sources.flags
     seen = np.any([coded.valid_BN.any(1).numpy() for coded in tokens.values()], axis=0)
     flags[~seen] |= Flag.NO_INPUT
     flags[batch.column(survey.id_column).is_null().to_numpy(zero_copy_only=False)] |= (
         Flag.ID_MISSING
     )
-    labels = {
-        key: scalar_values(batch.column(column))
-        for column, key in survey.labels.items()
-        if with_labels and column in batch.schema.names
-    }
-    return TokenizedRows(tokens=tokens, labels=model.tokenize(labels), flags=flags)
+    return TokenizedRows(tokens=tokens, labels=labels, flags=flags)
 
 
 def embed_rows(rows: TokenizedRows, model: Model) -> NDArray[np.float32]:
@@ -84,16 +105,6 @@ def scalar_values(column: pa.Array) -> torch.Tensor:
 
 def _observe(
     batch: pa.RecordBatch, survey: Survey
-) -> tuple[dict[str, Images | torch.Tensor], NDArray[np.int32]]:
-    observations: dict[str, Images | torch.Tensor] = {}
-    flags = np.zeros(len(batch), np.int32)
-    if survey.image:
-        column = batch.column(survey.image.name)
-        cutouts = read_cutouts(column, survey.image, size=ImageCodec.size)
-        observations[survey.image.token_key] = cutouts.images
-        flags |= cutouts.flags
-    for scalar in survey.scalars:
-        values = scalar_values(batch.column(scalar.name))
-        observations[scalar.token_key] = values
-        flags[~torch.isfinite(values).numpy()] |= Flag.SCALAR_MISSING
-    return observations, flags
+) -> tuple[dict[str, Observed], NDArray[np.int32]]:
+    columns = ColumnMap.of(survey, batch.schema, where="the catalog")
+    return observe_rows(batch, columns, size=ImageCodec.size)

@@ -20,7 +20,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skyvec.releases.hats_catalog import HatsRelease
+from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.vector_catalog import VectorCatalog
 from skyvec_schemas.errors import ConfigurationError, MissingColumnError, WeightsError
 

@@ -12,8 +12,10 @@ import socket
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +25,11 @@ from hats.pixel_math.healpix_pixel import HealpixPixel
 from hats.pixel_math.spatial_index import spatial_index_to_healpix
 
 from skyvec.hats_output import SKYMAP_ORDER
-from skyvec.partition import TokenizedRows, embed_rows, tokenize_rows
-from skyvec.releases.hats_catalog import HatsRelease
+from skyvec.joined import JoinedRows, join_sources, match_fields, sources_identity
+from skyvec.partition import FromSources, TokenizedRows, embed_rows, tokenize_rows
+from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.row_truth import RowTruth
+from skyvec.sources import SourceSpec
 from skyvec.worker import ModelReference, model_on_worker
 from skyvec_core.embedder import Model
 from skyvec_core.modalities import MODALITIES
@@ -38,7 +42,7 @@ from skyvec_schemas.token_columns import token_array, token_type
 
 STAGING, RECORDS = Path(".staging"), Path("skyvec", "records")
 PAGE_BYTES = 1 << 20
-STEPS = ("read", "tokenize", "encode", "write", "verify")
+STEPS = ("match", "read", "tokenize", "encode", "write", "verify")
 """What the time of a quantum is spent on."""
 
 
@@ -56,18 +60,42 @@ class Job:
     columns: EmbeddingColumns | None
     """What to append; None writes tokens instead of vectors."""
     batch_rows: int
+    sources: tuple[SourceSpec, ...] = ()
+    """What is joined to the catalog."""
+
+    @property
+    def source_labels(self) -> tuple[str, ...]:
+        """Labels that only a source has; the catalog's own come first."""
+        known = dict.fromkeys(self.survey.labels.values())
+        offered = [key for spec in self.sources for key in spec.survey.labels.values()]
+        return tuple(dict.fromkeys(key for key in offered if key not in known))
 
     @property
     def token_keys(self) -> tuple[str, ...]:
         """Columns of a token product: the inputs, then the labels."""
-        image = (self.survey.image.token_key,) if self.survey.image else ()
-        scalars = tuple(scalar.token_key for scalar in self.survey.scalars)
-        return (*image, *scalars, *self.survey.labels.values())
+        surveys = (self.survey, *(spec.survey for spec in self.sources))
+        inputs = tuple(key for survey in surveys for _, key in survey.inputs)
+        return (*inputs, *self.survey.labels.values(), *self.source_labels)
+
+    @property
+    def match_fields(self) -> tuple[pa.Field, ...]:
+        """Which object of each source a row was joined with."""
+        prefix = f"{self.columns.name}_" if self.columns else ""
+        return tuple(match_fields(prefix, (spec.name for spec in self.sources)))
 
     @property
     def products(self) -> tuple[str, ...]:
         """Columns that the output adds to the keys."""
-        return self.columns.names if self.columns else self.token_keys
+        own = self.columns.names if self.columns else self.token_keys
+        return (*own, *(field.name for field in self.match_fields))
+
+    def identity(self, release: HatsRelease, pixel: HealpixPixel) -> Mapping[str, object]:
+        """What the input of one pixel is, without reading it all."""
+        own = dict(release.identity(pixel))
+        if not self.sources:
+            return own
+        joined = sources_identity(release, pixel, survey=self.survey, sources=self.sources)
+        return {**own, **joined}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +112,12 @@ class QuantumRecord:
     partial_rows: int = 0
     flags: dict[str, int] = field(default_factory=dict)
     """Rows by reason."""
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Source -> outcomes of the join (``counts``) and the first objects that it could not use."""
     skymap: dict[int, int] = field(default_factory=dict)
     """Rows by HEALPix pixel of order 8."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Spent in ``read``, ``tokenize``, ``encode``, ``write`` and ``verify``."""
+    """Spent in each of `STEPS`."""
     host: str = ""
     device: str = ""
     error: str = ""
@@ -153,9 +183,10 @@ class _Quantum:
         self.flags: Counter[str] = Counter()
         self.skymap: Counter[int] = Counter()
         self.rows = self.failed = self.partial = 0
+        self.joined: JoinedRows | None = None
 
     def run(self, record: QuantumRecord) -> QuantumRecord:
-        identity = self.release.identity(self.place)
+        identity = self.job.identity(self.release, self.place)
         fingerprint = pixel_fingerprint(self.job.provenance.fingerprint(), identity)
         truth = RowTruth.of(self.release, self.place, self.job.survey.id_column)
         if truth.rows == 0:
@@ -163,6 +194,7 @@ class _Quantum:
         model = model_on_worker(self.job.model)
         self.staged.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.joined = self._join(model)
             self._write(model)
             with self._timed("verify"):
                 truth.verify(self.staged, self.job.columns)
@@ -171,6 +203,8 @@ class _Quantum:
             os.replace(self.staged, final)  # noqa: PTH105 - atomic on every platform
         finally:
             self.staged.unlink(missing_ok=True)
+            if self.joined:
+                self.joined.spool.close()
         return replace(
             record,
             fingerprint=fingerprint,
@@ -178,8 +212,24 @@ class _Quantum:
             failed_rows=self.failed,
             partial_rows=self.partial,
             flags=dict(self.flags),
+            sources={n: asdict(c) for n, c in self.joined.counts.items()} if self.joined else {},
             skymap=dict(self.skymap),
             seconds={name: round(spent, 4) for name, spent in self.seconds.items()},
+        )
+
+    def _join(self, model: Model) -> JoinedRows | None:
+        if not self.job.sources:
+            return None
+        return join_sources(
+            self.release,
+            self.place,
+            survey=self.job.survey,
+            sources=self.job.sources,
+            model=model,
+            labels=() if self.job.columns else self.job.source_labels,
+            folder=self.staged.parent,
+            batch_rows=self.job.batch_rows,
+            timed=self._timed,
         )
 
     def _write(self, model: Model) -> None:
@@ -203,8 +253,18 @@ class _Quantum:
 
     def _columns(self, batch: pa.RecordBatch, model: Model, schema: pa.Schema) -> pa.Table:
         tokenizing = self.job.columns is None
+        start, stop = self.rows, self.rows + len(batch)
+        joined = None
+        if self.joined:
+            joined = FromSources(
+                tokens=self.joined.tokens(start, stop),
+                labels=self.joined.label_tokens(start, stop),
+                flags=self.joined.flags[start:stop],
+            )
         with self._timed("tokenize"):
-            rows = tokenize_rows(batch, self.job.survey, model, with_labels=tokenizing)
+            rows = tokenize_rows(
+                batch, self.job.survey, model, with_labels=tokenizing, sources=joined
+            )
         self._count(batch, rows)
         survey = self.job.survey
         keys = [self.release.healpix_column, survey.id_column, survey.ra_column, survey.dec_column]
@@ -224,6 +284,8 @@ class _Quantum:
                 token_counts=rows.token_counts,
                 failed=rows.failed,
             )
+        if self.joined:
+            arrays += self.joined.columns(start, stop)
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def _count(self, batch: pa.RecordBatch, rows: TokenizedRows) -> None:
@@ -264,6 +326,7 @@ def output_schema(job: Job, release: HatsRelease) -> pa.Schema:
         fields += [pa.field(k, token_type(MODALITIES[k].num_tokens)) for k in job.token_keys]
     else:
         fields += job.columns.fields()
+    fields += job.match_fields
     return pa.schema(fields, metadata={FOOTER_KEY: job.provenance.to_json()})
 
 
@@ -276,7 +339,8 @@ def parquet_options(job: Job, schema: pa.Schema) -> dict[str, object]:
     plain = job.columns.vector_leaf if job.columns else None
     leaves = [f"{f.name}.list.element" if _is_tensor(f.type) else f.name for f in schema]
     scalars = [f.name for f in schema if not _is_tensor(f.type)]
-    words = [f.name for f in schema if pa.types.is_string(f.type)]
+    unique = {field.name for field in job.match_fields}
+    words = [f.name for f in schema if pa.types.is_string(f.type) and f.name not in unique]
     return {
         "compression": {leaf: "none" if leaf == plain else "zstd" for leaf in leaves},
         "compression_level": {leaf: 1 for leaf in leaves if leaf != plain},

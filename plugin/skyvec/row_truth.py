@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from hats.pixel_math.healpix_pixel import HealpixPixel
 
-from skyvec.releases.hats_catalog import HatsRelease
+from skyvec.releases.hats.catalog import HatsRelease
 from skyvec_schemas.embedding_columns import EmbeddingColumns
 from skyvec_schemas.errors import ContractError, DuplicateIdsError, RowTruthError
 from skyvec_schemas.quality_flags import Status
@@ -46,7 +46,8 @@ class RowTruth:
         """
         leaf = release.leaf(pixel)
         try:
-            keys = pq.ParquetFile(leaf).read(columns=[release.healpix_column, id_column])
+            with release.open_leaf(pixel) as opened:
+                keys = opened.read(columns=[release.healpix_column, id_column])
         except (OSError, pa.ArrowInvalid) as problem:
             raise ContractError(
                 f"cannot be read ({str(problem).splitlines()[0]})",

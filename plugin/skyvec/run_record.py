@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +66,15 @@ class RunRecord:
         return dict(total)
 
     @property
+    def sources(self) -> dict[str, dict[str, int]]:
+        """Source -> outcomes of the join, summed over pixels."""
+        total: dict[str, Counter[str]] = {}
+        for quantum in self.quanta:
+            for name, found in quantum.sources.items():
+                total.setdefault(name, Counter()).update(found["counts"])
+        return {name: dict(counts) for name, counts in total.items()}
+
+    @property
     def exit_code(self) -> int:
         """0 complete, 30 data broke the contract, 20 run again to continue."""
         outcomes = {quantum.outcome for quantum in self.quanta}
@@ -81,6 +90,7 @@ class RunRecord:
             "failed_rows": self.failed_rows,
             "partial_rows": self.partial_rows,
             "flags": self.flags,
+            "sources": self.sources,
             "complete": self.exit_code == 0,
             "problems": list(self.problems),
             "provenance": json.loads(self.provenance.to_json()),
@@ -91,6 +101,15 @@ class RunRecord:
         aside.write_text(json.dumps(manifest, indent=2, sort_keys=True))
         aside.replace(place)
         pq.write_table(_quanta_table(self.quanta), self.output / QUANTA)
+
+
+def join_outcomes(counts: Mapping[str, int]) -> str:
+    """How the rows fared with one source, in one line for people."""
+    found, rows = counts.get("matched", counts.get("positions", 0)), counts["rows"]
+    shown = ("ambiguous", "not_reciprocal", "border", "duplicates", "far", "too_fast",
+             "invalid_positions", "quarantined")  # fmt: skip
+    others = [f"{counts[what]:,} {what.replace('_', ' ')}" for what in shown if counts.get(what)]
+    return ", ".join([f"{found:,} of {rows:,} rows", *others])
 
 
 def _quanta_table(quanta: Sequence[QuantumRecord]) -> pa.Table:

@@ -12,8 +12,10 @@ from skyvec.cluster import dask_client
 from skyvec.extension import publish
 from skyvec.models import DEFAULT, load_model
 from skyvec.quantum import Job, QuantumRecord, output_is_whole, record_path, run_quantum
-from skyvec.releases.hats_catalog import HatsRelease
+from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.releases.hats.remote import is_remote, resolved
 from skyvec.run_record import RUN_FILE, RunRecord
+from skyvec.sources import SourceSpec, settled
 from skyvec.surveys import named_survey
 from skyvec.version import __version__
 from skyvec.worker import ModelReference
@@ -64,6 +66,7 @@ def run(
     precision: Precision = "float32",
     device: str = "cpu",
     batch_rows: int = 128,
+    sources: Sequence[SourceSpec] = (),
     client: Client | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -92,6 +95,9 @@ def run(
         Torch device of every worker.
     batch_rows
         Rows in memory at a time.
+    sources
+        Where more pixels, spectra and measurements lie, to be joined by id or position; see
+        `skyvec.sources.declared_sources`.
     client
         Any Dask client; by default a cluster on this machine.
     workers
@@ -104,11 +110,24 @@ def run(
     ConfigurationError, MissingColumnError, BandError, OutputExistsError
         Before any work starts.
     """
-    started = time.monotonic()
-    prepared = plan(
-        catalog, name=name, model=model, survey=survey, out=out, product=product, dtype=dtype,
-        precision=precision, device=device, batch_rows=batch_rows,
+    return run_plan(
+        plan(
+            catalog, name=name, model=model, survey=survey, out=out, product=product, dtype=dtype,
+            precision=precision, device=device, batch_rows=batch_rows, sources=sources,
+        ),
+        client=client, workers=workers, progress=progress,
     )  # fmt: skip
+
+
+def run_plan(
+    prepared: Plan,
+    *,
+    client: Client | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> RunRecord:
+    """Do what a plan says; see `run`."""
+    started = time.monotonic()
     _claim(prepared.job)
     fresh = list(_execute(prepared, client=client, workers=workers, progress=progress))
     order = {(p.order, p.pixel): i for i, p in enumerate(prepared.release.pixels)}
@@ -125,7 +144,7 @@ def run(
     elif fresh or not Path(str(properties)).is_file():
         properties = publish(job, prepared.release, quanta, name=prepared.name)
     record = RunRecord(
-        name=prepared.name, source=Path(catalog), output=Path(job.output), properties=properties,
+        name=prepared.name, source=prepared.release.path, output=Path(job.output), properties=properties,
         provenance=job.provenance, quanta=quanta, skipped=len(prepared.done),
         seconds=time.monotonic() - started, problems=problems,
     )  # fmt: skip
@@ -145,15 +164,17 @@ def plan(
     precision: Precision = "float32",
     device: str = "cpu",
     batch_rows: int = 128,
+    sources: Sequence[SourceSpec] = (),
 ) -> Plan:
-    """Check catalog, model and output against each other; reads metadata and weights only."""
+    """Check catalog, sources, model and output against each other; computes nothing."""
     release = HatsRelease.open(catalog)
     survey = named_survey(survey)
     release.check(survey)
     labels = {c: key for c, key in survey.labels.items() if c in release.schema.names}
     survey = replace(survey, labels=labels if product == "tokens" else {})
     loaded = load_model(model, device=device, precision=precision)
-    _refuse_unknown_inputs(loaded, survey)
+    sources = tuple(settled(spec, release, survey) for spec in sources)
+    _refuse_unknown_inputs(loaded, survey, sources)
     name = name or default_name(loaded.name, product)
     output = _output_folder(release, out, name)
     job = Job(
@@ -164,11 +185,12 @@ def plan(
             folder=str(model_path(model)), name=loaded.name, digest=loaded.digest,
             precision=precision, device=device,
         ),
-        provenance=_provenance(loaded, survey, product=product, dtype=dtype),
+        provenance=_provenance(loaded, survey, sources, product=product, dtype=dtype),
         columns=EmbeddingColumns(name=name, dim=loaded.dim, dtype=dtype)
         if product == "embedding"
         else None,
         batch_rows=batch_rows,
+        sources=sources,
     )  # fmt: skip
     todo, done = _compare_with_earlier(job, release)
     return Plan(job=job, release=release, name=name, todo=todo, done=done)
@@ -187,9 +209,14 @@ def default_name(model: str, product: Product) -> str:
     return f"{base}_v1" if product == "embedding" else f"{base}_tokens"
 
 
-def _provenance(model: Model, survey: Survey, *, product: Product, dtype: VectorType) -> Provenance:
-    image = ((survey.image.name, survey.image.token_key),) if survey.image else ()
-    pairs = (*image, *((s.name, s.token_key) for s in survey.scalars), *survey.labels.items())
+def _provenance(
+    model: Model,
+    survey: Survey,
+    sources: Sequence[SourceSpec],
+    *,
+    product: Product,
+    dtype: VectorType,
+) -> Provenance:
     return Provenance(
         product=product,
         model=model.name,
@@ -199,14 +226,14 @@ def _provenance(model: Model, survey: Survey, *, product: Product, dtype: Vector
         numerics_version=NUMERICS_VERSION,
         vector_type=dtype if product == "embedding" else "int16",
         survey=survey.name,
-        inputs=tuple(f"{column}={key}" for column, key in pairs),
+        inputs=tuple(f"{c}={key}" for c, key in (*survey.inputs, *survey.labels.items())),
+        sources=tuple(spec.describe() for spec in sources),
         skyvec_version=__version__,
     )
 
 
-def _refuse_unknown_inputs(model: Model, survey: Survey) -> None:
-    image = ((survey.image.name, survey.image.token_key),) if survey.image else ()
-    pairs = (*image, *((s.name, s.token_key) for s in survey.scalars), *survey.labels.items())
+def _refuse_unknown_inputs(model: Model, survey: Survey, sources: Sequence[SourceSpec]) -> None:
+    pairs = (*survey.inputs, *survey.labels.items())
     unknown = [column for column, key in pairs if key not in model.codecs]
     if unknown:
         raise ConfigurationError(
@@ -214,9 +241,29 @@ def _refuse_unknown_inputs(model: Model, survey: Survey) -> None:
             where=f"model {model.name}",
             remedy=f"Embed without them by --without {','.join(unknown)}, or take another model",
         )
-    if not pairs:
+    fed_by = {key: "the catalog" for _, key in survey.inputs}
+    for spec in sources:
+        unknown = [column for column, key in spec.survey.inputs if key not in model.codecs]
+        if unknown:
+            raise ConfigurationError(
+                f"has no codec for {', '.join(unknown)} of source {spec.name}",
+                where=f"model {model.name}",
+                remedy=f"Write without = {unknown} for this source in a sources file, or take "
+                "another model",
+            )
+        for column, key in spec.survey.inputs:
+            if key in fed_by:
+                raise ConfigurationError(
+                    f"{column!r} feeds {key}, which {fed_by[key]} feeds already",
+                    where=f"source {spec.name}",
+                    remedy="Leave the column out of one of them (--without, or without = [...])",
+                )
+            fed_by[key] = f"source {spec.name}"
+    if not fed_by:
         raise ConfigurationError(
-            "no input is left", where=f"survey {survey.name}", remedy="Leave out fewer columns"
+            "no input is left",
+            where=f"survey {survey.name}",
+            remedy="Leave out fewer columns, or add a --source",
         )
 
 
@@ -231,9 +278,13 @@ def _output_folder(release: HatsRelease, out: str | Path | None, name: str) -> P
             where=str(release.path),
             remedy="Give --out FOLDER, or the folder of the collection",
         )
+    if out is None and is_remote(release.path):
+        raise ConfigurationError(
+            "a remote collection is only read", where=str(release.path), remedy="Give --out FOLDER"
+        )
     home = Path(out) if out is not None else release.path
     output = home / name
-    if output.resolve() == release.root.resolve() or (
+    if output.resolve() == resolved(release.root) or (
         output.exists() and not (output / "skyvec").is_dir()
     ):
         raise OutputExistsError(
@@ -256,7 +307,9 @@ def _compare_with_earlier(
         earlier = QuantumRecord.load(place) if place.is_file() else None
         if earlier is None or earlier.outcome not in {"done", "empty"}:
             todo.append(pixel)
-        elif earlier.fingerprint != pixel_fingerprint(run_fingerprint, release.identity(pixel)):
+        elif earlier.fingerprint != pixel_fingerprint(
+            run_fingerprint, job.identity(release, pixel)
+        ):
             raise OutputExistsError(
                 f"pixel Norder={pixel.order} Npix={pixel.pixel} was made from other input data",
                 where=job.output,
@@ -343,4 +396,4 @@ def _lost(pixel: HealpixPixel, problem: BaseException, *, tries: int) -> Quantum
     )
 
 
-__all__: Sequence[str] = ("Plan", "plan", "run")
+__all__: Sequence[str] = ("Plan", "plan", "run", "run_plan")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skyvec.quantum import RECORDS, QuantumRecord
-from skyvec.run_record import MANIFEST, RUN_FILE
+from skyvec.run_record import MANIFEST, RUN_FILE, join_outcomes
 from skyvec_schemas.errors import ConfigurationError
 from skyvec_schemas.provenance import Provenance
 
@@ -75,6 +75,7 @@ def _finished(place: Path) -> RunStatus:
         "state": "complete" if manifest["complete"] else "incomplete, not published",
         "rows": f"{rows:,}: {rows - partial - failed:,} ok, {partial:,} partial, {failed:,} failed",
         "reasons": ", ".join(reasons) or "none",
+        **{f"source {n}": join_outcomes(c) for n, c in manifest.get("sources", {}).items()},
         "model": f"{provenance['model']} ({provenance['model_digest'][:12]})",
         "fingerprint": provenance["fingerprint"][:12],
     }

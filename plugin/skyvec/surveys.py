@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from skyvec_schemas.errors import ConfigurationError
@@ -29,23 +30,33 @@ def chosen_survey(
     ConfigurationError
         For a survey or column that does not exist; lists those that do.
     """
-    survey = named_survey(name)
-    left_out = {column.strip() for column in without.split(",") if column.strip()}
-    known = {scalar.name for scalar in survey.scalars} | (
-        {survey.image.name} if survey.image else set()
-    )
+    survey = leave_out(named_survey(name), without.split(","), where="--without")
+    if survey.image and image_column:
+        survey = replace(survey, image=replace(survey.image, name=image_column))
+    return replace(survey, id_column=id_column or survey.id_column)
+
+
+def leave_out(survey: Survey, columns: Iterable[str], *, where: str) -> Survey:
+    """The survey without some of its inputs.
+
+    Raises
+    ------
+    ConfigurationError
+        For a column that it does not have; lists those that it has.
+    """
+    left_out = {column.strip() for column in columns if column.strip()}
+    known = {column for column, _ in survey.inputs}
     if unknown := left_out - known:
         raise ConfigurationError(
             f"the survey has no column {', '.join(sorted(unknown))}",
-            where="--without",
+            where=where,
             remedy=f"It has {', '.join(sorted(known))}",
         )
-    image = None if survey.image and survey.image.name in left_out else survey.image
-    if image and image_column:
-        image = replace(image, name=image_column)
+    image, spectrum, coefficients = survey.image, survey.spectrum, survey.coefficients
     return replace(
         survey,
-        id_column=id_column or survey.id_column,
-        image=image,
-        scalars=tuple(s for s in survey.scalars if s.name not in left_out),
+        image=None if image and image.name in left_out else image,
+        spectrum=None if spectrum and spectrum.name in left_out else spectrum,
+        coefficients=None if coefficients and coefficients.name in left_out else coefficients,
+        scalars=tuple(scalar for scalar in survey.scalars if scalar.name not in left_out),
     )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from hats.catalog import ExtensionProperties
 from numpy.typing import NDArray
 
-from skyvec.releases.hats_catalog import HatsRelease
+from skyvec.releases.hats.catalog import HatsRelease
 from skyvec_schemas.errors import ConfigurationError
 from skyvec_schemas.provenance import FOOTER_KEY, Provenance
 from skyvec_schemas.vectors import tensor_values

@@ -36,12 +36,16 @@ class Provenance:
     survey: str
     inputs: tuple[str, ...]
     """Columns read, as ``column=token_key``."""
+    sources: tuple[str, ...] = ()
+    """What was joined to the catalog, and how; one line for each source."""
     skyvec_version: str
     """For people; not part of the fingerprint."""
 
     def fingerprint(self) -> str:
         """SHA-256 over everything that changes a number."""
         facts = {k: v for k, v in asdict(self).items() if k not in {"skyvec_version", "model"}}
+        if not self.sources:
+            del facts["sources"]  # what was made before there were sources stays what it is
         return _digest(facts)
 
     def differences(self, other: Provenance) -> list[str]:
@@ -63,6 +67,7 @@ class Provenance:
         facts = json.loads(text)
         facts.pop("fingerprint", None)
         facts["inputs"] = tuple(facts["inputs"])
+        facts["sources"] = tuple(facts.get("sources", ()))
         return cls(**facts)
 
     def properties(self) -> dict[str, str]:

@@ -39,18 +39,36 @@ class Flag(IntFlag):
     """The id is null; the vector cannot be joined back."""
     IMAGE_TOKENS_DROPPED = 512
     """More than half of the pixels under some token are bad, so that token was left out."""
+    SPECTRUM_MISSING = 1024
+    """No spectrum was found for the object."""
+    SPECTRUM_BAD_SAMPLES = 2048
+    """Some samples are masked, NaN or without weight; alone it leaves the status ok."""
+    SPECTRUM_UNUSABLE = 4096
+    """No sample carries information; the spectrum counts as missing."""
+    SPECTRUM_MALFORMED = 8192
+    """Its parts differ in length, or wavelengths do not ascend in Angstrom, so no vector was made."""
+    COEFFICIENTS_MISSING = 16384
+    """No coefficients were found, or all are zero."""
+    POSITION_INVALID = 32768
+    """Right ascension or declination is not a place on the sky, so nothing was joined by position."""
+    MATCH_AMBIGUOUS = 65536
+    """Several objects of a source lie within the radius; at most the nearest was taken. Alone it
+    leaves the status ok."""
+    SOURCE_DUPLICATE = 131072
+    """The id occurs more than once in a source, so nothing was taken from it."""
 
 
 FATAL = (
     Flag.IMAGE_UNUSABLE
     | Flag.IMAGE_WRONG_BANDS
     | Flag.IMAGE_MALFORMED
+    | Flag.SPECTRUM_MALFORMED
     | Flag.NO_INPUT
     | Flag.ID_MISSING
 )
 """Any of these leaves the vector null."""
 
-INFORMATIVE = Flag.IMAGE_BAD_PIXELS
+INFORMATIVE = Flag.IMAGE_BAD_PIXELS | Flag.SPECTRUM_BAD_SAMPLES | Flag.MATCH_AMBIGUOUS
 """These alone do not make a row partial."""
 
 

@@ -1,8 +1,11 @@
 """The command line: what it prints and how it ends."""
 
+import json
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from skyvec import cli, terminal
@@ -78,8 +81,6 @@ def test_a_mistake_is_one_line_and_an_exit_code(skyvec, make_collection, argumen
 
 
 def test_an_incomplete_run_says_what_to_do(skyvec, make_collection, model_folder):
-    import pyarrow as pa
-
     collection = make_collection(object_id=pa.array([1] * 12, pa.int64()))
     code, printed, problem = skyvec("embed", collection, "--model", model_folder, "--workers", 0)
     assert code == 30
@@ -107,11 +108,36 @@ def test_plan_status_search_and_probe_speak(skyvec, embedded, model_folder, tmp_
     assert skyvec("search", embedded, "--like", like, "-k", 3)[0] == 0
 
 
+def test_data_in_another_unit_are_refused_before_any_work(
+    skyvec, make_collection, model_folder, factory
+):
+    table = factory.survey_table(12)
+    for band in "GRIZ":
+        name = f"FLUX_{band}"
+        scaled = pc.multiply(table.column(name), pa.scalar(1 / 63.1, pa.float32()))
+        table = table.set_column(table.column_names.index(name), name, scaled)
+    collection = make_collection(table)
+    given = ("embed", collection, "--model", model_folder, "--workers", 0)
+    code, _, problem = skyvec(*given)
+    assert code == 30
+    assert "counts at zero point 27" in problem
+    assert "or go on with --unchecked" in problem
+    assert not (collection / "small_v1").exists()
+    assert skyvec("plan", collection, "--model", model_folder)[0] == 30
+    assert skyvec(*given, "--unchecked")[0] == 0
+
+
+def test_the_plan_for_programs_is_json(skyvec, make_collection, model_folder):
+    code, printed, _ = skyvec("plan", make_collection(), "--model", model_folder, "--json")
+    assert code == 0
+    assert json.loads(printed)["catalog"]["rows"] == 12
+
+
 def test_an_unexpected_failure_is_one_line_too(skyvec, monkeypatch, make_collection):
     def broken(*_, **__):
         raise RuntimeError("the disk sang\nand danced")
 
-    monkeypatch.setattr("skyvec.stage.run", broken)
+    monkeypatch.setattr("skyvec.stage.run_plan", broken)
     code, _, problem = skyvec("embed", make_collection())
     assert code == 50
     assert "unexpected RuntimeError: the disk sang (set SKYVEC_DEBUG=1" in problem
@@ -121,7 +147,7 @@ def test_ctrl_c_says_how_to_continue(skyvec, monkeypatch, make_collection):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skyvec.stage.run", interrupted)
+    monkeypatch.setattr("skyvec.stage.run_plan", interrupted)
     code, _, problem = skyvec("embed", make_collection())
     assert (code, problem) == (
         130, "skyvec: interrupted; run the same command again to continue\n"

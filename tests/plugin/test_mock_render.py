@@ -5,17 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skyvec.mock.render import (
-    ELECTRONS,
-    PIXEL_SCALE,
-    PSF_DEPTH,
-    PSF_FWHM,
-    Component,
-    half_light_radius,
-    neighbours,
-    observe,
-    render,
-)
+from skyvec.mock.camera import ELECTRONS, PSF_DEPTH, PSF_FWHM, observe
+from skyvec.mock.render import PIXEL_SCALE, Component, half_light_radius, neighbours, render
 
 COMPACT = [
     ("point", 0.0),

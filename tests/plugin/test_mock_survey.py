@@ -11,13 +11,28 @@ import pyarrow.parquet as pq
 import pytest
 from hats.io.validation import is_valid_collection
 
-from skyvec.mock.catalog import Footprint, object_ids, survey_schema, survey_table
+from skyvec.mock.catalog import survey_schema, survey_table
 from skyvec.mock.galaxies import draw_latents, photometry
-from skyvec.mock.survey import select_galaxies, write_mock_survey
+from skyvec.mock.sky import Footprint, draw_sky, select_galaxies
+from skyvec.mock.survey import write_mock_survey
+from skyvec.mock.survey_ids import object_ids
 from skyvec_schemas.errors import ConfigurationError, OutputExistsError
 from skyvec_schemas.survey_columns import LEGACY_SURVEY, image_struct
 
 ROWS, SEED, SIZE = 60, 7, 48
+
+# Seed 7 at 96 pixels, as the version drew it on which skyvec-tiny was trained.
+GOLDEN = {
+    "object_id": [156272241904991, 145726085114962, 142225957579320],
+    "ra": [152.56670560769484, 160.25148895723896, 163.7666915457187],
+    "FLUX_R": [3.0818023681640625, 1.5894829034805298, 33.06727981567383],
+    "FLUX_W4": [101.80010986328125, 201.976806640625, -113.16172790527344],
+    "SHAPE_R": [1.1293509006500244, 0.6763157844543457, 1.486430048942566],
+    "SHAPE_E1": [-0.15475857257843018, 0.09038931131362915, -0.2824012041091919],
+    "Z": [0.43130066990852356, 0.5141664743423462, 0.1459401249885559],
+    "TRUE_BT": [0.06027337536215782, 0.5154135823249817, 0.6949933767318726],
+    "corner": [-0.004039272, -0.005186361, -0.007243739, 0.015354577],
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +88,17 @@ def test_bands_and_pixel_scale_are_those_of_the_survey(table):
     assert all(0.7 < fwhm < 2 for fwhm in image["psf_fwhm"])
 
 
+def test_the_galaxies_are_those_that_earlier_versions_drew():
+    table = survey_table(draw_sky(3, seed=7, footprint=Footprint()), seed=7, size=96)
+    assert table["object_id"].to_pylist() == GOLDEN["object_id"]
+    assert table["ra"].to_pylist() == pytest.approx(GOLDEN["ra"], rel=1e-12)
+    for name in ("FLUX_R", "FLUX_W4", "SHAPE_R", "SHAPE_E1", "Z", "TRUE_BT"):
+        assert table[name].to_pylist() == pytest.approx(GOLDEN[name], rel=1e-5), name
+    image = table["image"].to_pylist()[2]
+    corner = [image["flux"][band][90][5] for band in range(4)]
+    assert corner == pytest.approx(GOLDEN["corner"], rel=1e-3)
+
+
 def test_ids_are_unique_scattered_and_differ_between_seeds(table):
     ids = table["object_id"].to_numpy()
     assert len(np.unique(ids)) == ROWS
@@ -83,8 +109,8 @@ def test_ids_are_unique_scattered_and_differ_between_seeds(table):
 
 
 def test_rows_are_the_same_in_any_chunking(table):
-    indices, _ = select_galaxies(ROWS, seed=SEED)
-    alone = survey_table(indices[17:18], seed=SEED, size=SIZE, footprint=Footprint())
+    sky = draw_sky(ROWS, seed=SEED, footprint=Footprint())
+    alone = survey_table(sky[17:18], seed=SEED, size=SIZE)
     place = table["object_id"].to_pylist().index(alone["object_id"][0].as_py())
     # Equal by value: slices of nested Arrow data keep different offsets.
     assert table.slice(place, 1).to_pylist() == alone.to_pylist()
@@ -144,6 +170,9 @@ def test_rows_lie_in_the_footprint_evenly():
         ({"rows": 5, "size": 4}, "size is 4"),
         ({"rows": 5, "workers": 0}, "workers is 0"),
         ({"rows": 5, "name": "a/b"}, "cannot name a catalog"),
+        ({"rows": 5, "stamp": 8}, "size of the stamps is 8"),
+        ({"rows": 5, "stars": -1}, "stars is -1"),
+        ({"rows": 5, "release": 3}, "release is 3"),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_is_written(tmp_path, wrong, match):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from skyvec import stage
-from skyvec.releases.hats_catalog import HatsRelease
+from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.stage import plan, run
 from skyvec_schemas.errors import (
     BandError,

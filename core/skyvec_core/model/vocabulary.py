@@ -69,7 +69,12 @@ class Vocabulary:
 
     def position_encodings(self, dim: int) -> Tensor:
         """Fixed sine-cosine encodings (positions, dim) of all domains, float32."""
-        return torch.cat([position_encoding(m, dim) for m in self.modalities])
+        known: dict[tuple[bool, tuple[int, int]], Tensor] = {}
+        for modality in self.modalities:  # many are one token by one
+            shape = (modality.kind == "catalog", modality.grid)
+            if shape not in known:
+                known[shape] = position_encoding(modality, dim)
+        return torch.cat([known[m.kind == "catalog", m.grid] for m in self.modalities])
 
 
 def position_encoding(modality: Modality, dim: int) -> Tensor:

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from skyvec.demo.facts import CatalogFacts, Check, Cutout
 from skyvec.quantum import STEPS
-from skyvec.releases.cutouts import read_cutouts
-from skyvec.releases.hats_catalog import HatsRelease
+from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.releases.hats.column_map import IMAGE_PARTS, ColumnMap
+from skyvec.releases.hats.columns import read_images
 from skyvec.run_record import RunRecord
 from skyvec.search import find_vector, search
 from skyvec.vector_catalog import VectorCatalog
@@ -25,6 +26,8 @@ from skyvec_schemas.survey_columns import LEGACY_IMAGE, LEGACY_SURVEY
 
 GALLERY = 12
 ID = LEGACY_SURVEY.id_column
+PICTURED = replace(LEGACY_SURVEY, scalars=())
+"""What of a survey is shown: its cutouts."""
 
 
 def catalog_facts(record: RunRecord, *, kind: str, description: str) -> CatalogFacts:
@@ -117,7 +120,8 @@ def cutouts(release: HatsRelease, ids: Sequence[object]) -> list[Cutout]:
             keys = leaf.read(columns=[ID]).column(ID)
             if not pc.any(pc.is_in(keys, wanted.cast(keys.type))).as_py():
                 continue
-            table = leaf.read(columns=[ID, "image.band", "image.flux", "image.mask", "FLUX_R", "Z"])
+            images = [f"image.{part}" for part in IMAGE_PARTS]
+            table = leaf.read(columns=[ID, "ra", "dec", *images, "FLUX_R", "Z"])
         found.update(_cutouts(table.filter(pc.is_in(table.column(ID), wanted.cast(keys.type)))))
     return [found[key] for key in ids]
 
@@ -127,7 +131,8 @@ def _cutouts(table: pa.Table) -> dict[object, Cutout]:
     for batch in table.to_batches():
         sides = pc.list_value_length(pc.list_flatten(pc.struct_field(batch["image"], "flux")))
         size = int(pc.max(sides).as_py())
-        images = read_cutouts(batch["image"], LEGACY_IMAGE, size=size).images
+        columns = ColumnMap.of(PICTURED, batch.schema, where="the catalog")
+        images, _ = read_images(batch, columns, LEGACY_IMAGE, size=size)
         flux = np.where(images.good_BCHW.numpy(), images.flux_BCHW.numpy(), np.nan)
         for row, facts in enumerate(batch.select([ID, "FLUX_R", "Z"]).to_pylist()):
             shown[facts[ID]] = Cutout(

@@ -189,7 +189,7 @@ def draw_latents(
         log_mass=log_mass,
         log_ssfr=np.log10(np.maximum(recent / 10**log_mass, 1e-13)),
         weights=weights,
-        ebv=_ebv(uniform[:, 6:8], normal[:, 11]),
+        ebv=galactic_ebv(uniform[:, 6:8], normal[:, 11]),
         bulge_fraction=fraction.clip(0, 1),
         disc_radius=disc_kpc * arcsec,
         bulge_radius=bulge_kpc * arcsec,
@@ -322,7 +322,7 @@ def _radii(
     return np.asarray(10**disc), np.asarray(10**bulge)
 
 
-def _ebv(position: Floats, normal: Floats) -> Floats:
+def galactic_ebv(position: Floats, normal: Floats) -> Floats:
     """Smooth clouds over the footprint, median 0.045 mag, with 5% of scatter."""
     x, y = 2 * np.pi * position.T
     clouds = 0.35 * np.sin(x + 0.7) + 0.30 * np.cos(2 * y - x) + 0.15 * np.sin(5 * x + 3 * y)

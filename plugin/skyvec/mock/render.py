@@ -1,4 +1,4 @@
-"""Draw a scene and observe it: a galaxy and its neighbours, PSF, pixels, noise, bad pixels.
+"""Draw a scene without noise: a galaxy and its neighbours, PSF, pixels.
 
 Drawn in Fourier space as profile x position x PSF x pixel, with one inverse transform per band.
 Profiles are known there in closed form: an exponential disc is (1 + k^2 h^2)^(-3/2), a
@@ -8,19 +8,17 @@ de Vaucouleurs bulge and the PSF are sums of Gaussians. North is up, east is lef
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skyvec.mock.galaxies import (
     Floats,
-    GalaxyLatents,
     Photometry,
     load_templates,
-    object_rng,
 )
 from skyvec_schemas.survey_columns import LEGACY_SURVEY, ImageColumn
 
@@ -30,16 +28,9 @@ Profile = Literal["point", "exponential", "de_vaucouleurs"]
 IMAGE = cast("ImageColumn", LEGACY_SURVEY.image)
 PIXEL_SCALE = IMAGE.pixel_scale
 IMAGE_BANDS = tuple(IMAGE.bands)
-PSF_FWHM = np.array([1.29, 1.18, 1.19, 1.11])
-"""Survey medians in griz, arcsec; Dey et al. (2019) and the DR10 description."""
-PSF_DEPTH = np.array([24.5, 23.9, 23.3, 23.0])
-"""Point sources at 5 sigma in griz, AB."""
-ELECTRONS = np.array([9000.0, 10000.0, 8000.0, 6000.0])
-"""Electrons per nanomaggy in a coadd of griz: three exposures of about 90 s."""
 NEIGHBOURS_PER_SQUARE_ARCMIN = 22.7
 """Sources between r = 17.5 and 24: four in a cutout of 96 pixels."""
 
-_PIXEL_STREAM = 2
 # De Vaucouleurs' law to 8 half-light radii, softened in its innermost core: weights and variances
 # (half-light radii squared) of Hogg & Lang (2013), the bulge that the Tractor fits to the survey.
 _BULGE_WEIGHT = np.array(
@@ -98,17 +89,6 @@ class Component:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cutout:
-    """One observed object, every array (band, size, size) but for the PSF (band,)."""
-
-    flux: NDArray[np.float32]
-    ivar: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    """True where good."""
-    psf_fwhm: NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Grid:
     """Wave numbers (1/arcsec) of a square grid, and all that depends on nothing else."""
 
@@ -142,7 +122,8 @@ def render(
     light = np.zeros((bands, *grid.k2.shape), dtype=np.complex64)
     for component in components:
         transform = _transform(component, grid, pixel_scale=pixel_scale)
-        light += component.flux.astype(np.float32)[:, None, None] * transform
+        for band, flux in enumerate(component.flux.astype(np.float32)):
+            light[band] += flux * transform
     for band, fwhm in enumerate(psf_fwhm):
         light[band] *= _gaussians(grid.k2, _PSF_WEIGHT, _PSF_VARIANCE * fwhm**2) * grid.pixel
     padded = np.fft.irfft2(light, s=(grid.size, grid.size), axes=(1, 2))
@@ -151,48 +132,37 @@ def render(
     return np.ascontiguousarray(window, dtype=np.float32)
 
 
-def observe(
-    index: int,
-    *,
-    seed: int,
-    components: Sequence[Component],
-    psf_fwhm: Floats,
-    depth: Floats,
-    size: int,
-) -> Cutout:
-    """Render a scene and add noise and bad pixels."""
-    rng = object_rng(seed=seed, index=index, stream=_PIXEL_STREAM)
-    model = render(components, psf_fwhm=list(psf_fwhm), size=size, pixel_scale=PIXEL_SCALE)
-    # Noise-equivalent area of a Gaussian PSF, in pixels.
-    area = 4 * np.pi * (psf_fwhm / 2.3548 / PIXEL_SCALE) ** 2
-    sky = (one_sigma(depth) ** 2 / area).astype(np.float32)[:, None, None]
-    per_photon = (1 / ELECTRONS).astype(np.float32)[:, None, None]
-    variance = sky + np.maximum(model, 0) * per_photon
-    noise = rng.standard_normal(size=model.shape, dtype=np.float32)
-    bad = _bad_pixels(rng, size=size)
-    return Cutout(
-        flux=np.where(bad, np.float32(0), model + noise * np.sqrt(variance)),
-        ivar=np.where(bad, np.float32(0), 1 / variance),
-        # As in the Multimodal Universe: one mask for all bands.
-        mask=np.broadcast_to(~bad.any(axis=0), bad.shape),
-        psf_fwhm=psf_fwhm.astype(np.float32),
-    )
+class Shapes(Protocol):
+    """Sizes and angles of n galaxies, as in `GalaxyLatents`."""
+
+    @property
+    def bulge_radius(self) -> Floats: ...  # noqa: D102
+    @property
+    def disc_radius(self) -> Floats: ...  # noqa: D102
+    @property
+    def bulge_axis_ratio(self) -> Floats: ...  # noqa: D102
+    @property
+    def disc_axis_ratio(self) -> Floats: ...  # noqa: D102
+    @property
+    def position_angle(self) -> Floats: ...  # noqa: D102
 
 
-def galaxy_components(latents: GalaxyLatents, truth: Photometry, *, row: int) -> list[Component]:
-    """Bulge and disc of one galaxy, in griz."""
-    griz = slice(0, len(IMAGE_BANDS))
+def galaxy_components(
+    latents: Shapes, truth: Photometry, *, row: int, bands: int = len(IMAGE_BANDS)
+) -> list[Component]:
+    """Bulge and disc of one galaxy in the first bands of ``truth``, in griz by default."""
+    drawn = slice(0, bands)
     return [
         Component(
             profile="de_vaucouleurs",
-            flux=truth.bulge[row, griz],
+            flux=truth.bulge[row, drawn],
             half_light_radius=float(latents.bulge_radius[row]),
             axis_ratio=float(latents.bulge_axis_ratio[row]),
             position_angle=float(latents.position_angle[row]),
         ),
         Component(
             profile="exponential",
-            flux=truth.disc[row, griz],
+            flux=truth.disc[row, drawn],
             half_light_radius=float(latents.disc_radius[row]),
             axis_ratio=float(latents.disc_axis_ratio[row]),
             position_angle=float(latents.position_angle[row]),
@@ -203,17 +173,22 @@ def galaxy_components(latents: GalaxyLatents, truth: Photometry, *, row: int) ->
 def neighbours(rng: np.random.Generator, *, width: float) -> list[Component]:
     """Stars and galaxies anywhere in a field of ``width`` arcsec, counts rising as 10^(0.35 r)."""
     expected = NEIGHBOURS_PER_SQUARE_ARCMIN * (width / 60) ** 2
-    found = []
+    faint = 0.35 * np.log(10) * (24.0 - 17.5)
+    found: list[Component] = []
+    mixes, redshifts = [], []
     for _ in range(rng.poisson(expected)):
-        faint = 0.35 * np.log(10) * (24.0 - 17.5)
         magnitude = 24.0 + np.log(1 - rng.random() * (1 - np.exp(-faint))) / (0.35 * np.log(10))
         offset = tuple((rng.random(2) - 0.5) * width)
         is_star = rng.random() < 0.2
-        colors = _star_colors(rng) if is_star else _galaxy_colors(rng)
-        profile: Profile = "point" if is_star else "exponential"
+        if is_star:
+            colors = _star_colors(rng)
+        else:
+            mixes.append(int(rng.integers(len(load_templates().mix))))
+            redshifts.append(rng.uniform(0.1, 1.0))
+            colors = np.ones(len(IMAGE_BANDS))  # those of galaxies come below, all at once
         found.append(
             Component(
-                profile=profile,
+                profile="point" if is_star else "exponential",
                 flux=colors * 10 ** (0.4 * (22.5 - magnitude)),
                 offset=offset,
                 half_light_radius=0.5 * 10 ** (0.12 * (22 - magnitude) + 0.15 * rng.normal()),
@@ -221,7 +196,11 @@ def neighbours(rng: np.random.Generator, *, width: float) -> list[Component]:
                 position_angle=rng.uniform(0, np.pi),
             )
         )
-    return found
+    colored = iter(_galaxy_colors(mixes, redshifts))
+    return [
+        source if source.profile == "point" else replace(source, flux=source.flux * next(colored))
+        for source in found
+    ]
 
 
 def half_light_radius(*, bulge_fraction: float, bulge_radius: float, disc_radius: float) -> float:
@@ -238,11 +217,6 @@ def half_light_radius(*, bulge_fraction: float, bulge_radius: float, disc_radius
         else:
             high = radius
     return (low + high) / 2
-
-
-def one_sigma(depth: Floats) -> Floats:
-    """One sigma in nanomaggies at a depth of five."""
-    return np.asarray(10 ** (0.4 * (22.5 - depth)) / 5)
 
 
 def _grid_size(
@@ -303,22 +277,8 @@ def _star_colors(rng: np.random.Generator) -> Floats:
     return np.asarray(10 ** (0.4 * np.array([-g_r, 0, r_i, 1.5 * r_i])))
 
 
-def _galaxy_colors(rng: np.random.Generator) -> Floats:
-    """Fluxes in griz over that in r of a real mix somewhere between z = 0.1 and 1."""
+def _galaxy_colors(mixes: Sequence[int], redshifts: Sequence[float]) -> Floats:
+    """Fluxes in griz over that in r of real mixes, shape (n, 4)."""
     templates = load_templates()
-    chosen = templates.mix[rng.integers(len(templates.mix))][None]
-    flux = templates.fluxes(chosen, rng.uniform(0.1, 1.0, size=1))[0, : len(IMAGE_BANDS)]
-    return np.asarray(flux / flux[1])
-
-
-def _bad_pixels(rng: np.random.Generator, *, size: int) -> NDArray[np.bool_]:
-    """Cosmic rays and bad columns, in one band each; two images in three have none."""
-    bad = np.zeros((len(IMAGE_BANDS), size, size), dtype=bool)
-    for _ in range(rng.poisson(0.4)):
-        band, y, x = rng.integers(len(IMAGE_BANDS)), rng.integers(size), rng.integers(size)
-        if rng.random() < 0.3:
-            bad[band, y : y + rng.integers(8, size), x] = True
-        else:
-            height, width = rng.integers(1, 5, size=2)
-            bad[band, y : y + height, x : x + width] = True
-    return bad
+    flux = templates.fluxes(templates.mix[list(mixes)], np.array(redshifts))
+    return np.asarray(flux[:, : len(IMAGE_BANDS)] / flux[:, 1:2])

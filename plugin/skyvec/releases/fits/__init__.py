@@ -1,0 +1,1 @@
+"""FITS files of surveys: stamps cut from images, spectra of DESI and SDSS."""

@@ -1,0 +1,1 @@
+"""Which object of a source belongs to which row."""

@@ -1,0 +1,1 @@
+"""What is wrong with a release, from a small raw sample of it."""

@@ -1,0 +1,1 @@
+"""The HDF5 files of the Multimodal Universe, read and written."""

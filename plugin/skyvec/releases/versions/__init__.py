@@ -1,0 +1,1 @@
+"""Releases as immutable versions: what each holds, and what changed between two."""

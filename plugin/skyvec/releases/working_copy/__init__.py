@@ -1,0 +1,1 @@
+"""Releases repacked to what an embedding reads."""
