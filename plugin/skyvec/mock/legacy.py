@@ -61,7 +61,9 @@ class Exposure:
         return Change(int(self.objects.sky.change[self.row]))
 
     def cutout(self) -> Cutout:
-        """The image; the middle of a larger one is that of the main catalog."""
+        """The image; the middle of a larger one has the noise of the main catalog's, and more light of
+        neighbours that lie outside of it.
+        """
         revised = REVISION if self.change == Change.DEPTH else 0
         legacy = self.objects.legacy
         # Cutouts of other parity or smaller size have no common middle.

@@ -35,7 +35,7 @@ def legacy_batch(
     size
         Pixels along a side of a cutout.
     core
-        Side of the cutouts in the main catalog, which are the middle of these.
+        Side of the cutouts in the main catalog, whose noise the middle of these repeats.
     first
         Place of the first object in its file.
     """
