@@ -42,6 +42,18 @@ def object_rng(*, seed: int, index: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, stream]))
 
 
+def object_numbers(
+    index: NDArray[np.int64], *, seed: int, stream: int, uniforms: int, normals: int
+) -> tuple[Floats, Floats]:
+    """Uniform (n, uniforms) and normal (n, normals) random numbers of n objects."""
+    uniform, normal = np.empty((len(index), uniforms)), np.empty((len(index), normals))
+    for row, number in enumerate(index):
+        rng = object_rng(seed=seed, index=int(number), stream=stream)
+        rng.random(out=uniform[row])
+        rng.standard_normal(out=normal[row])
+    return uniform, normal
+
+
 @dataclass(frozen=True, kw_only=True)
 class GalaxyTemplates:
     """Broad-band fluxes of templates over redshift, and mixes of them that real galaxies show."""
@@ -167,12 +179,9 @@ def draw_latents(
     """Draw the galaxies with these indices; faint ones too, see :func:`is_selected`."""
     templates = templates or load_templates()
     index = np.fromiter(indices, dtype=np.int64)
-    uniform = np.empty((len(index), _UNIFORMS))
-    normal = np.empty((len(index), _NORMALS))
-    for row, number in enumerate(index):
-        rng = object_rng(seed=seed, index=int(number), stream=_LATENT_STREAM)
-        rng.random(out=uniform[row])
-        rng.standard_normal(out=normal[row])
+    uniform, normal = object_numbers(
+        index, seed=seed, stream=_LATENT_STREAM, uniforms=_UNIFORMS, normals=_NORMALS
+    )
     redshift, log_mass = _redshift_and_mass(uniform[:, 0], uniform[:, 1])
     quiescent = uniform[:, 2] < _quiescent_fraction(log_mass, redshift)
     weights = _weights(redshift, log_mass, quiescent, normal, templates=templates)

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from skyvec.mock.galaxies import Floats, galactic_ebv, object_rng
+from skyvec.mock.galaxies import Floats, galactic_ebv, object_numbers
 from skyvec.mock.nebular import width
 from skyvec.mock.sed import Sed, band_fluxes, planck, transmission
 
@@ -85,12 +85,9 @@ class QuasarLatents:
 def draw_quasars(indices: Iterable[int], *, seed: int) -> QuasarLatents:
     """Draw the quasars with these indices, redshift 0.1 to 4, r between 16.5 and 22.5."""
     index = np.fromiter(indices, dtype=np.int64)
-    uniform = np.empty((len(index), _UNIFORMS))
-    normal = np.empty((len(index), _NORMALS))
-    for row, number in enumerate(index):
-        rng = object_rng(seed=seed, index=int(number), stream=_STREAM)
-        rng.random(out=uniform[row])
-        rng.standard_normal(out=normal[row])
+    uniform, normal = object_numbers(
+        index, seed=seed, stream=_STREAM, uniforms=_UNIFORMS, normals=_NORMALS
+    )
     redshift = _quantile(
         uniform[:, 0],
         [0.1, 0.5, 1.0, 1.5, 1.8, 2.2, 2.6, 3.0, 3.5, 4.0],

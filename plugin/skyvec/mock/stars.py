@@ -20,7 +20,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from skyvec.mock.galaxies import Floats, galactic_ebv, object_rng
+from skyvec.mock.galaxies import Floats, galactic_ebv, object_numbers
 from skyvec.mock.sed import SPEED_OF_LIGHT, Sed, band_fluxes, load_tables, planck, transmission
 
 G_ZERO_POINT = 25.8010446445
@@ -81,12 +81,9 @@ class StarLatents:
 def draw_stars(indices: Iterable[int], *, seed: int) -> StarLatents:
     """Draw the stars with these indices, between 11 and 19.5 in Gaia G."""
     index = np.fromiter(indices, dtype=np.int64)
-    uniform = np.empty((len(index), _UNIFORMS))
-    normal = np.empty((len(index), _NORMALS))
-    for row, number in enumerate(index):
-        rng = object_rng(seed=seed, index=int(number), stream=_STREAM)
-        rng.random(out=uniform[row])
-        rng.standard_normal(out=normal[row])
+    uniform, normal = object_numbers(
+        index, seed=seed, stream=_STREAM, uniforms=_UNIFORMS, normals=_NORMALS
+    )
     faint = _SLOPE * np.log(10) * (_FAINTEST - _BRIGHTEST)
     magnitude = _FAINTEST + np.log(uniform[:, 3] * (1 - np.exp(-faint)) + np.exp(-faint)) / (
         _SLOPE * np.log(10)
