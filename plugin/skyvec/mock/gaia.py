@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,16 @@ RADIAL_VELOCITY_LIMIT = 14.0
 
 _XP_STREAM, _ASTROMETRY_STREAM = 13, 14
 _FULL, _POSITION_ONLY = 31, 3  # astrometric_params_solved
+_FLUX_ERROR = 2e-3  # of the mean fluxes, as one share
+_OBLIQUITY = np.radians(23.4392911)
+_ASTROMETRIC = ("ra", "dec", "parallax", "pmra", "pmdec")
+_NOT_SIMULATED = (
+    *(f"{name}_gspphot" + end for name in ("ag", "azero", "distance", "ebpminrp")
+      for end in ("", "_lower", "_upper")),
+    *("rv_template_teff", "rv_template_logg", "rv_template_fe_h", "radial_velocity_error"),
+    *("nu_eff_used_in_astrometry", "pseudocolour", "grvs_mag", "phot_bp_rp_excess_factor"),
+)  # fmt: skip
+"""Columns that readers of Gaia in the Multimodal Universe ask for; NaN throughout."""
 _Columns = dict[str, NDArray[np.generic]]
 
 
@@ -49,9 +61,30 @@ def gaia_batch(objects: Objects, flaws: Flaws, *, seed: int) -> _Columns:
         "coeff_error": np.stack([one.coeff_error for one in observed]),
         **{f"phot_{band}_mean_flux": flux for band, flux in fluxes.items()},
         **{f"phot_{band}_mean_mag": mag.astype(np.float32) for band, mag in magnitudes.items()},
-        "bp_rp": (magnitudes["bp"] - magnitudes["rp"]).astype(np.float32),
+        **{
+            f"{blue}_{red}": (magnitudes[blue] - magnitudes[red]).astype(np.float32)
+            for blue, red in (("bp", "rp"), ("bp", "g"), ("g", "rp"))
+        },
+        **{
+            f"phot_{band}_mean_flux_error": (_FLUX_ERROR * flux).astype(np.float32)
+            for band, flux in fluxes.items()
+        },
+        **_ecliptic(ra, dec),
         **_astrometry(objects, flaws.gaia_position_only, seed=seed),
         **_parameters(objects, seed=seed),
+        **{name: np.full(len(objects), np.nan, np.float32) for name in _NOT_SIMULATED},
+    }
+
+
+def _ecliptic(ra: Floats, dec: Floats) -> _Columns:
+    """Degrees, for the obliquity of J2000."""
+    lon, lat = np.radians(ra), np.radians(dec)
+    x, y, z = np.cos(lon) * np.cos(lat), np.sin(lon) * np.cos(lat), np.sin(lat)
+    turned_y = y * np.cos(_OBLIQUITY) + z * np.sin(_OBLIQUITY)
+    turned_z = z * np.cos(_OBLIQUITY) - y * np.sin(_OBLIQUITY)
+    return {
+        "ecl_lon": np.degrees(np.arctan2(turned_y, x)) % 360,
+        "ecl_lat": np.degrees(np.arcsin(turned_z)),
     }
 
 
@@ -77,6 +110,10 @@ def _astrometry(
         "pmdec_error": error.astype(np.float32),
         "astrometric_params_solved": np.where(position_only, _POSITION_ONLY, _FULL).astype(np.int8),
         "ruwe": np.where(position_only, np.nan, 1.0).astype(np.float32),
+        **{
+            f"{one}_{other}_corr": np.zeros(len(parallax), np.float32)
+            for one, other in combinations(_ASTROMETRIC, 2)
+        },
     }
 
 
@@ -88,17 +125,25 @@ def _parameters(objects: Objects, *, seed: int) -> dict[str, NDArray[np.generic]
         for name in ("teff_gspphot", "logg_gspphot", "mh_gspphot", "radial_velocity")
     }
     rows, stars = objects.latents.get(Kind.STAR, (np.empty(0, np.int64), None))
-    if not isinstance(stars, StarLatents):
-        return dict(found)
-    for place, row in enumerate(rows):
-        rng = _rng(objects, int(row), _ASTROMETRY_STREAM + 1, seed=seed)
-        noise = rng.standard_normal(4)
-        found["teff_gspphot"][row] = stars.teff[place] * (1 + 0.02 * noise[0])
-        found["logg_gspphot"][row] = stars.logg[place] + 0.15 * noise[1]
-        found["mh_gspphot"][row] = stars.feh[place] + 0.2 * noise[2]
-        if objects.gaia_g[row] < RADIAL_VELOCITY_LIMIT:
-            found["radial_velocity"][row] = stars.radial_velocity[place] + noise[3]
-    return dict(found)
+    if isinstance(stars, StarLatents):
+        for place, row in enumerate(rows):
+            noise = _rng(objects, int(row), _ASTROMETRY_STREAM + 1, seed=seed).standard_normal(4)
+            found["teff_gspphot"][row] = stars.teff[place] * (1 + 0.02 * noise[0])
+            found["logg_gspphot"][row] = stars.logg[place] + 0.15 * noise[1]
+            found["mh_gspphot"][row] = stars.feh[place] + 0.2 * noise[2]
+            if objects.gaia_g[row] < RADIAL_VELOCITY_LIMIT:
+                found["radial_velocity"][row] = stars.radial_velocity[place] + noise[3]
+    errors = {
+        "teff_gspphot": 0.02 * found["teff_gspphot"],
+        "logg_gspphot": np.full(count, 0.15, np.float32),
+        "mh_gspphot": np.full(count, 0.2, np.float32),
+    }
+    bounds = {
+        f"{name}_{end}": (found[name] + sign * error).astype(np.float32)
+        for name, error in errors.items()
+        for end, sign in (("lower", -1), ("upper", 1))
+    }
+    return {**found, **bounds}
 
 
 def _rng(objects: Objects, row: int, stream: int, *, seed: int) -> np.random.Generator:

@@ -30,7 +30,7 @@ FOLDERS: Mapping[str, str] = {
     "hsc": "hsc/pdr3_dud_22.5",
     "sdss": "sdss/sdss",
     "desi": "desi/dr1_main",
-    "gaia": "gaia",
+    "gaia": "gaia/gaia",
 }
 """Survey -> folder of its release, as in the Multimodal Universe."""
 
