@@ -425,7 +425,12 @@ def _run(
 def _refuse_wrong_data(prepared: Plan) -> None:
     from skyvec.preview import lint_plan
 
-    errors = [finding for finding in lint_plan(prepared) if finding.severity == "error"]
+    # A file that cannot be read is the failure of its own pixels alone.
+    errors = [
+        finding
+        for finding in lint_plan(prepared)
+        if finding.severity == "error" and finding.topic != "files"
+    ]
     if errors:
         first = errors[0]
         others = f" ({len(errors) - 1} more: see `skyvec plan`)" if len(errors) > 1 else ""

@@ -36,7 +36,7 @@ def make(
     *,
     store: Annotated[Path, typer.Option(help="Folder of releases.")],
     name: NameOption,
-    survey: Annotated[str, typer.Option(help="Of which the files are.")] = "legacysurvey",
+    survey: Annotated[str, typer.Option(help="Of which the files are, e.g. hsc.")],
     upstream: Annotated[str, typer.Option(help="Release that it was made from, as text.")] = "",
     parent: Annotated[
         str | None, typer.Option(help="Release of the store that this one follows.")
@@ -180,7 +180,9 @@ def repack(
     *,
     to: Annotated[Path, typer.Option("--out", help="Folder of the working copy.")],
     dtype: Annotated[str, typer.Option(help="Flux of cutouts: float16 or float32.")] = "float16",
-    window: Annotated[int, typer.Option(min=8, help="Side of the cutouts in pixels.")] = 96,
+    window: Annotated[
+        int, typer.Option(min=8, help="Side of the cutouts in pixels; an embedding needs 96.")
+    ] = 96,
     survey: Annotated[
         str | None, typer.Option(help="Of which the files are; a release knows it.")
     ] = None,
@@ -217,7 +219,9 @@ def repack(
         **({"left out": f"{done.left_out:,} withdrawn objects"} if done.left_out else {}),
     }
     out.print(facts(lines))
-    out.print(f"Use it: skyvec embed CATALOG --source {done.copy.survey.name}={to}")
+    out.print(
+        f"Use it: skyvec embed CATALOG --survey objects --source {done.copy.survey.name}={to}"
+    )
 
 
 def _show(release: Release) -> None:

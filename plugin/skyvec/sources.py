@@ -31,7 +31,7 @@ from skyvec.releases.joining.join import JoinRule, decide_rule, margin_needed
 from skyvec.releases.source import AnySource, PositionSource, SourceObjects
 from skyvec.surveys import leave_out, named_survey
 from skyvec_core.codecs.image import ImageCodec
-from skyvec_schemas.errors import ConfigurationError
+from skyvec_schemas.errors import ConfigurationError, ContractError
 from skyvec_schemas.release_manifest import CURRENT, MANIFEST
 from skyvec_schemas.survey_columns import SURVEYS, Survey
 
@@ -140,10 +140,13 @@ def settled(spec: SourceSpec, release: HatsRelease, survey: Survey) -> SourceSpe
     margin = reach(spec, release, survey)
     sample: list[tuple[CatalogKeys, SourceObjects]] = []
     for pixel in release.pixels:
-        objects = source.objects(pixel, margin_arcsec=margin)
-        if len(objects):
-            keys = read_catalog_keys(release, pixel, survey, margin_arcsec=margin)
-            sample.append((keys, objects))
+        try:
+            objects = source.objects(pixel, margin_arcsec=margin)
+            if len(objects):
+                keys = read_catalog_keys(release, pixel, survey, margin_arcsec=margin)
+                sample.append((keys, objects))
+        except ContractError:  # this pixel will say so itself
+            continue
         if len(sample) == SAMPLED_PIXELS:
             break
     decision = decide_rule(sample, spec.rule, survey=spec.survey)
@@ -219,7 +222,7 @@ def _spec(name: str, table: Mapping[str, object], radius: float) -> SourceSpec:
         name=name,
         path=_resolved(str(table["path"])),
         survey=leave_out(
-            named_survey(survey), cast("Iterable[str]", table.get("without", ())), where=where
+            named_survey(survey), _texts(where, "without", table.get("without", [])), where=where
         ),
         format="hats",
         rule=JoinRule(
@@ -236,7 +239,20 @@ def _spec(name: str, table: Mapping[str, object], radius: float) -> SourceSpec:
         raise ConfigurationError(
             f"format is {found!r}", where=where, remedy=f"Choose from: auto, {', '.join(FORMATS)}"
         )
+    for key, only in (("columns", "hats"), ("files", "fits-images")):
+        if key in table and found != only:
+            raise ConfigurationError(
+                f"{key} is not heeded for {found}", where=where, remedy=f"It is for {only} only"
+            )
     return replace(spec, format=found)
+
+
+def _texts(where: str, key: str, value: object) -> list[str]:
+    if not isinstance(value, list):
+        raise ConfigurationError(
+            f"{key} is {value!r}", where=where, remedy=f'Give a list: {key} = ["..."]'
+        )
+    return [str(each) for each in value]
 
 
 def _number(where: str, key: str, value: object) -> float:
@@ -273,6 +289,13 @@ def recognize(path: str, *, where: str) -> Format:
         "hats": any(folder.glob("*.properties")) or (folder / "properties").is_file(),
         "mmu-hdf5": any(folder.glob("healpix=*")) or any(folder.glob("*/healpix=*")),
     }
+    surveys = {place.parent.name for place in folder.glob("*/healpix=*")}
+    if len(surveys) > 1 and not any(folder.glob("healpix=*")):
+        raise ConfigurationError(
+            f"holds several releases: {', '.join(sorted(surveys))}",
+            where=f"{where}, {path}",
+            remedy="Give the folder of one of them",
+        )
     for name, there in marks.items():
         if there:
             return name
@@ -311,7 +334,14 @@ def _open_release(spec: SourceSpec) -> AnySource:
 def _open_working_copy(spec: SourceSpec) -> AnySource:
     from skyvec.releases.working_copy.source import WorkingCopy
 
-    return WorkingCopy.open(spec.path, spec.survey)
+    copy = WorkingCopy.open(spec.path, spec.survey)
+    if copy.survey.image and copy.window < ImageCodec.size:
+        raise ConfigurationError(
+            f"its cutouts have {copy.window} pixels, the codec's window has {ImageCodec.size}",
+            where=spec.path,
+            remedy="Make it again without --window",
+        )
+    return copy
 
 
 def _open_fits_images(spec: SourceSpec) -> AnySource:

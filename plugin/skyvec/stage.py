@@ -168,7 +168,7 @@ def plan(
 ) -> Plan:
     """Check catalog, sources, model and output against each other; computes nothing."""
     release = HatsRelease.open(catalog)
-    survey = named_survey(survey)
+    survey = placed(named_survey(survey), release)
     release.check(survey)
     labels = {c: key for c, key in survey.labels.items() if c in release.schema.names}
     survey = replace(survey, labels=labels if product == "tokens" else {})
@@ -194,6 +194,16 @@ def plan(
     )  # fmt: skip
     todo, done = _compare_with_earlier(job, release)
     return Plan(job=job, release=release, name=name, todo=todo, done=done)
+
+
+def placed(survey: Survey, release: HatsRelease) -> Survey:
+    """The survey with the position columns that the catalog declares, where its own are absent."""
+    info, found = release.catalog.catalog_info, set(release.schema.names)
+    if {survey.ra_column, survey.dec_column} <= found or not {
+        info.ra_column, info.dec_column
+    } <= found:  # fmt: skip
+        return survey
+    return replace(survey, ra_column=str(info.ra_column), dec_column=str(info.dec_column))
 
 
 def model_path(model: str | Path) -> Path:

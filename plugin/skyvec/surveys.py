@@ -50,7 +50,9 @@ def leave_out(survey: Survey, columns: Iterable[str], *, where: str) -> Survey:
         raise ConfigurationError(
             f"the survey has no column {', '.join(sorted(unknown))}",
             where=where,
-            remedy=f"It has {', '.join(sorted(known))}",
+            remedy=f"It has {', '.join(sorted(known))}"
+            if known
+            else 'It has none; columns of a source are left out by without = ["..."] in a sources file',
         )
     image, spectrum, coefficients = survey.image, survey.spectrum, survey.coefficients
     return replace(

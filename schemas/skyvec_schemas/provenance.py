@@ -53,7 +53,8 @@ class Provenance:
         ours, theirs = asdict(self), asdict(other)
         names = [n for n in ours if ours[n] != theirs[n] and n not in {"skyvec_version", "model"}]
         return [
-            f"{name.replace('_', ' ')} ({_brief(ours[name])}, this run has {_brief(theirs[name])})"
+            f"{name.replace('_', ' ')} ({_brief(ours[name], theirs[name])}, this run has "
+            f"{_brief(theirs[name], ours[name])})"
             for name in names
         ]
 
@@ -86,9 +87,16 @@ def pixel_fingerprint(run: str, source: Mapping[str, object]) -> str:
     return _digest({"run": run, "source": dict(source)})
 
 
-def _brief(value: object) -> str:
-    text = ", ".join(value) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= 40 else text[:12] + "..."
+def _brief(value: object, other: object) -> str:
+    """The value, if long from the word on in which it differs from the other."""
+    text, theirs = (", ".join(v) if isinstance(v, tuple) else str(v) for v in (value, other))
+    if len(text) <= 40:
+        return text or "none"
+    pairs = enumerate(zip(text, theirs, strict=False))
+    same = next((place for place, (a, b) in pairs if a != b), min(len(text), len(theirs)))
+    start = text.rfind(" ", 0, same) + 1
+    shown = text[start : start + 40]
+    return f"{'...' if start else ''}{shown}{'...' if start + 40 < len(text) else ''}"
 
 
 def _digest(facts: Mapping[str, object]) -> str:

@@ -1,5 +1,6 @@
 """A catalog and its sources: every row once, with what belongs to it and nothing else."""
 
+from collections import Counter
 from dataclasses import replace
 
 import h5py
@@ -9,8 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hats.io import paths as hats_paths
+from hats.pixel_math.healpix_pixel import HealpixPixel
+from hats.pixel_math.spatial_index import compute_spatial_index, spatial_index_to_healpix
 
+from skyvec.hats_output import SKYMAP_ORDER, finish_catalog
 from skyvec.models import load_model
+from skyvec.preview import lint_plan
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.releases.mmu.writer import write_mmu_release
 from skyvec.releases.versions.diff import diff_releases
@@ -272,6 +278,8 @@ def spec_by_position(spec):
         ("[hsc]\npath = 'x'\nradius = 'far'\n", "radius is 'far'"),
         ("[hsc]\npath = 'nowhere'\n", "no such folder"),
         ("[hsc]\npath = '.'\nwithout = ['no_such']\n", "no column no_such"),
+        ("[hsc]\npath = '.'\nwithout = 'a_y'\n", "without is 'a_y'. Give a list"),
+        ("[hsc]\npath = '.'\nformat = 'mmu-hdf5'\ncolumns = {a = 'b'}\n", "columns is not heeded"),
         ("hsc = 3\n", "'hsc' is not a table"),
         ("[hsc\n", "not TOML"),
     ],
@@ -301,6 +309,9 @@ def test_withdrawn_objects_of_a_release_are_not_matched(releases, sky, every_sur
     withdraw(first, name="dr2", withdrawn=gone)
     after = run(releases["catalog"], sources=declared_sources([f"desi={store}"]), name="second",
                 **choices)  # fmt: skip
+    prepared = plan(releases["catalog"], sources=declared_sources([f"desi={store}"]),
+                    survey=OBJECTS, model=every_survey_model, name="third")  # fmt: skip
+    assert not [found for found in lint_plan(prepared) if found.severity == "error"]
     assert before.sources["desi"]["matched"] == len(WITH_SPECTRUM)
     assert after.sources["desi"]["matched"] == len(WITH_SPECTRUM) - 1
     assert after.sources["desi"]["quarantined"] == 1
@@ -324,3 +335,34 @@ def test_a_working_copy_gives_the_same_bits(releases, every_survey_model):
     for object_id, row in ours.items():
         for key in ("vector", "status", "flags", "hsc_id"):
             assert np.array_equal(row[key], theirs[object_id][key], equal_nan=key == "vector")
+
+
+def test_a_working_copy_smaller_than_the_codecs_window_is_refused(releases, every_survey_model):
+    copy = releases["hsc"].parent / "copy"
+    opened = open_folder(releases["hsc"], HSC, window=64)
+    repack(opened.source, copy, pixels=opened.pixels, dtype="float32", window=64,
+           provenance=opened.provenance)  # fmt: skip
+    with pytest.raises(ConfigurationError, match="have 64 pixels, the codec's window has 96"):
+        plan(releases["catalog"], survey=OBJECTS, sources=declared_sources([f"hsc={copy}"]),
+             model=every_survey_model)  # fmt: skip
+
+
+def test_position_columns_are_those_that_the_catalog_declares(releases, sky, every_survey_model):
+    index = compute_spatial_index(sky["ra"], sky["dec"])
+    order = np.argsort(index)
+    table = pa.table({"_healpix_29": index, "object_id": sky["id"], "RA": sky["ra"],
+                      "DEC": sky["dec"]}).take(pa.array(order))  # fmt: skip
+    place = releases["catalog"].parent / "capital"
+    pixels = spatial_index_to_healpix(np.sort(index), 1)
+    for pixel in np.unique(pixels):
+        leaf = hats_paths.new_pixel_catalog_file(place, HealpixPixel(1, int(pixel)))
+        pq.write_table(table.filter(pa.array(pixels == pixel)), str(leaf))
+    finish_catalog(
+        place, name="capital", ra_column="RA", dec_column="DEC", builder="tests", properties={},
+        rows={HealpixPixel(1, int(p)): int((pixels == p).sum()) for p in np.unique(pixels)},
+        skymap=Counter(spatial_index_to_healpix(index, SKYMAP_ORDER).tolist()),
+    )  # fmt: skip
+    record = run(place, out=place.parent / "out", survey=OBJECTS, sources=declared(releases),
+                 model=every_survey_model, workers=0)  # fmt: skip
+    assert record.rows == ROWS
+    assert record.sources["hsc"]["matched"] == len(WITH_IMAGE)

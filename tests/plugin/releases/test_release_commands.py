@@ -67,13 +67,33 @@ def data(tmp_path):
 def test_from_files_to_a_difference(call, data):
     store = data / "store"
     code, printed, _ = call(
-        "release", "make", data / "one", "--store", store, "--name", "dr1", "--upstream", "DR10"
+        "release",
+        "make",
+        "--survey",
+        "legacysurvey",
+        data / "one",
+        "--store",
+        store,
+        "--name",
+        "dr1",
+        "--upstream",
+        "DR10",
     )
     assert code == 0
     assert "dr1 of legacysurvey (DR10)" in printed
     assert "2 with objects, 0 of them reused" in printed
     code, printed, _ = call(
-        "release", "make", data / "two", "--store", store, "--name", "dr2", "--parent", "dr1"
+        "release",
+        "make",
+        "--survey",
+        "legacysurvey",
+        data / "two",
+        "--store",
+        store,
+        "--name",
+        "dr2",
+        "--parent",
+        "dr1",
     )
     assert code == 0
     assert "2 with objects, 1 of them reused" in printed
@@ -93,7 +113,17 @@ def test_from_files_to_a_difference(call, data):
 
 def test_a_spoilt_file_ends_verify_with_30(call, data):
     store = data / "store"
-    call("release", "make", data / "one", "--store", store, "--name", "dr1")
+    call(
+        "release",
+        "make",
+        "--survey",
+        "legacysurvey",
+        data / "one",
+        "--store",
+        store,
+        "--name",
+        "dr1",
+    )
     code, printed, _ = call("release", "verify", store)
     assert code == 0
     assert "2 of 2 files digested, all well" in printed
@@ -110,7 +140,17 @@ def test_a_spoilt_file_ends_verify_with_30(call, data):
 
 def test_objects_are_withdrawn_by_option_or_file(call, data):
     store = data / "store"
-    call("release", "make", data / "one", "--store", store, "--name", "dr1")
+    call(
+        "release",
+        "make",
+        "--survey",
+        "legacysurvey",
+        data / "one",
+        "--store",
+        store,
+        "--name",
+        "dr1",
+    )
     (data / "gone.csv").write_text("object_id,reason\n0001m002-2,\n0001m002-3,ghost\n")
     code, printed, _ = call(
         "release", "withdraw", store, "--name", "dr1.1", "--id", "0001m002-1",
@@ -128,14 +168,34 @@ def test_objects_are_withdrawn_by_option_or_file(call, data):
     with pytest.raises(ConfigurationError, match="no column object_id"):
         call("release", "withdraw", store, "--name", "x", "--ids", data / "gone.csv")
     with pytest.raises(OutputExistsError):
-        call("release", "make", data / "one", "--store", store, "--name", "dr1")
+        call(
+            "release",
+            "make",
+            "--survey",
+            "legacysurvey",
+            data / "one",
+            "--store",
+            store,
+            "--name",
+            "dr1",
+        )
 
 
 def test_duplicates_are_refused_or_counted(call, data):
     ids = columns()["object_id"]
     ids[2] = ids[4]
     write_mmu_release(data / "twice", LEGACY_SURVEY, [columns(object_id=ids)])
-    make = ("release", "make", data / "twice", "--store", data / "store", "--name", "dr1")
+    make = (
+        "release",
+        "make",
+        "--survey",
+        "legacysurvey",
+        data / "twice",
+        "--store",
+        data / "store",
+        "--name",
+        "dr1",
+    )
     with pytest.raises(DuplicateIdsError, match="1 ids occur more than once"):
         call(*make)
     code, printed, _ = call(*make, "--allow-duplicates")
@@ -146,7 +206,17 @@ def test_duplicates_are_refused_or_counted(call, data):
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_release_is_repacked_without_its_withdrawn_objects(call, data, dtype):
     store, copy = data / "store", data / "copy"
-    call("release", "make", data / "one", "--store", store, "--name", "dr1")
+    call(
+        "release",
+        "make",
+        "--survey",
+        "legacysurvey",
+        data / "one",
+        "--store",
+        store,
+        "--name",
+        "dr1",
+    )
     call("release", "withdraw", store, "--name", "dr1.1", "--id", "0001m002-1", "--reason", "x")
     code, printed, _ = call("repack", store, "--out", copy, "--window", 12, "--dtype", dtype)
     assert code == 0
@@ -202,10 +272,20 @@ def test_a_collection_is_repacked_too(call, make_collection, tmp_path):
 
 def test_a_release_in_several_folders_is_not_repacked(call, data):
     store = data / "store"
-    call("release", "make", data / "one", "--store", store, "--name", "dr1")
+    call(
+        "release",
+        "make",
+        "--survey",
+        "legacysurvey",
+        data / "one",
+        "--store",
+        store,
+        "--name",
+        "dr1",
+    )
     next((data / "two").rglob("*.hdf5")).unlink()
     call(
-        "release", "make", data / "two", "--store", store, "--name", "dr2", "--parent", "dr1",
+        "release", "make", "--survey", "legacysurvey", data / "two", "--store", store, "--name", "dr2", "--parent", "dr1",
         "--carry",
     )  # fmt: skip
     with pytest.raises(ConfigurationError, match="Make the release with --link"):

@@ -346,5 +346,6 @@ def _column_remedy(absent: list[str], survey: Survey) -> str:
     scalars = [scalar.name for scalar in survey.scalars if scalar.name in absent]
     if scalars:
         remedies.append(f"embed without them by --without {','.join(scalars)}")
+        remedies.append("take ids and positions alone by --survey objects and add a --source")
     text = ", or ".join(remedies) or "map the names to columns that are there"
     return text[0].upper() + text[1:]

@@ -101,12 +101,15 @@ def ids(subject: Subject) -> Iterator[Finding]:
         if repeated:
             example = next(iter(repeated))
             all_twice = set(repeated.values()) == {2} and len(repeated) * 2 == len(texts)
+            own = subject.name == "catalog"
             yield subject.finding(
-                "error" if all_twice else "warning", "ids",
+                "error" if all_twice or own else "warning", "ids",
                 f"{len(repeated):,} ids occur more than once, e.g. {example}"
                 + ("; was the build run twice?" if all_twice else ""),
                 where=file, column=column,
-                remedy="Nothing is taken from objects whose id is not unique: remove the copies",
+                remedy="Remove the copies, or name a unique column with --id-column"
+                if own
+                else "Nothing is taken from objects whose id is not unique: remove the copies",
                 evidence={"repeated": len(repeated), "of": len(doubled)},
             )  # fmt: skip
         if dressed := _dress(values):

@@ -7,7 +7,7 @@ they made of a file, not what is in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,19 @@ def _samplers() -> Mapping[str, Callable[[SourceSpec, int, int], RawRelease]]:
             spec.path, rows=rows, files=files
         ),
         "working-copy": lambda spec, _rows, _files: _copied(spec.path),
+        "release": _of_release,
     }
+
+
+def _of_release(spec: SourceSpec, rows: int, files: int) -> RawRelease:
+    """The files of a release of a store, in whichever layout they are."""
+    from skyvec.releases.versions.manifest import Release
+    from skyvec.sources import Format
+
+    release = Release.open(spec.path)
+    layout: Format = "hats" if release.manifest.layout == "hats" else "mmu-hdf5"
+    held = replace(spec, path=str(release.root), format=layout)
+    return _samplers()[layout](held, rows, files)
 
 
 def _copied(path: str) -> RawRelease:

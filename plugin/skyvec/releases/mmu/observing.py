@@ -126,7 +126,7 @@ class _Images:
         first, which = _distinct(bands)
         found = [_texts(bands[row]) for row in first]
         orders = [band_order(names, self.image) for names in found]
-        if orders and not any(orders):
+        if len(chosen.rows) > 1 and not any(orders):
             raise BandError(
                 f"row {chosen.rows[first[0]]}: bands {', '.join(found[0])} where the survey has "
                 f"{', '.join(self.image.bands)}",

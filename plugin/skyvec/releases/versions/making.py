@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pyarrow.compute as pc
 
 from skyvec.releases.versions.files import discover, main_catalog, pixel_of
@@ -90,6 +91,7 @@ def make_release(
     before = Release.open(store / parent) if parent else None
     _check_parent(before, survey, carry=carry)
     layout, found_paths = discover(data)
+    _refuse_other_survey(data, layout, found_paths, survey)
     found = list(_digested(data, layout, found_paths, before, progress))
     if carry and before:
         found += list(_carried(before, found))
@@ -167,6 +169,45 @@ def withdraw(
             },
         )
     return _published(store / name, current=current)
+
+
+def _refuse_other_survey(data: Path, layout: Layout, found: list[str], survey: Survey) -> None:
+    """A release is never written again, so what it is said to be is checked first."""
+    if layout == "hats" or not found:
+        return
+    roots = {str(Path(path).parent.parent) for path in found}
+    if len(roots) > 1:
+        raise ConfigurationError(
+            f"holds several releases: {', '.join(sorted(roots))}",
+            where=str(data),
+            remedy="Give the folder of one of them",
+        )
+    kinds = {
+        "image_array": survey.image,
+        "image_flux": survey.image,
+        "spectrum_flux": survey.spectrum,
+        "coeff": survey.coefficients,
+    }
+    try:
+        with h5py.File(data / found[0]) as file:
+            names = set(file)
+            bands = file["image_band"][0].astype(str).tolist() if "image_band" in names else []
+    except (OSError, KeyError, IndexError, AttributeError):
+        return  # what is wrong with it is said where it is digested
+    known = (
+        {name.lower() for pair in survey.image.bands.items() for name in pair}
+        if survey.image
+        else set()
+    )
+    foreign = bool(bands and known and known.isdisjoint(band.lower() for band in bands))
+    others = [name for name, column in kinds.items() if name in names and column is None]
+    if foreign or others:
+        evidence = f"bands {', '.join(bands)}" if foreign else ", ".join(others)
+        raise ConfigurationError(
+            f"not a file of {survey.name}: it has {evidence}",
+            where=str(data / found[0]),
+            remedy="Choose the right --survey",
+        )
 
 
 def _published(place: Path, *, current: bool) -> Release:
