@@ -188,7 +188,7 @@ def repack(
     ] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Objects in memory at a time.")] = 128,
 ) -> None:
-    """Copy a release to what an embedding reads, contiguous: ten times the stamps per second.
+    """Copy a release to what an embedding reads, contiguous: tens of thousands of stamps a second.
 
     Run again after a failure: finished pixels are kept.
     """
