@@ -17,6 +17,7 @@ from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
 
 from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.releases.ids import canonical_ids
 from skyvec.releases.joining.catalog_keys import CatalogKeys, read_catalog_keys
 from skyvec.releases.joining.join import Match, match
 from skyvec.releases.sky import valid_positions
@@ -26,7 +27,7 @@ from skyvec.token_spool import TokenSpool
 from skyvec_core.embedder import Model
 from skyvec_core.modalities import MODALITIES
 from skyvec_core.observations import Tokens
-from skyvec_schemas.errors import ContractError
+from skyvec_schemas.errors import ContractError, RowTruthError
 from skyvec_schemas.quality_flags import Flag
 from skyvec_schemas.survey_columns import Survey
 
@@ -49,6 +50,8 @@ class SourceCounts:
 class JoinedRows:
     """The sources' part of the rows of a pixel, all in the catalog's order."""
 
+    row_ids: NDArray[np.str_]
+    """Canonical ids of the rows, as they were matched."""
     spool: TokenSpool
     inputs: tuple[str, ...]
     """Token keys that a vector may be made of."""
@@ -59,6 +62,21 @@ class JoinedRows:
     separations: dict[str, pa.Array]
     """Source -> distance to it in arcsec (float32), null where there is none or no position."""
     counts: dict[str, SourceCounts] = field(default_factory=dict)
+
+    def prove(self, start: int, ids: pa.Array, *, where: str) -> None:
+        """Compare the ids of a batch of rows with those that were matched at its place.
+
+        Raises
+        ------
+        RowTruthError
+            If the rows are others, and would be given other objects' tokens.
+        """
+        if not np.array_equal(canonical_ids(ids), self.row_ids[start : start + len(ids)]):
+            raise RowTruthError(
+                f"rows from {start} on are not those that were joined with the sources",
+                where=where,
+                remedy="The catalog changed while it was read; run the same command again",
+            )
 
     def tokens(self, start: int, stop: int) -> dict[str, Tokens]:
         """Model inputs of the rows from ``start`` to before ``stop``."""
@@ -119,6 +137,7 @@ def join_sources(
     inputs = tuple(key for spec in sources for _, key in spec.survey.inputs)
     labels = tuple(labels)
     joined = JoinedRows(
+        row_ids=keys.ids[: keys.rows],
         spool=TokenSpool(
             folder,
             rows=keys.rows,

@@ -256,6 +256,8 @@ class _Quantum:
         start, stop = self.rows, self.rows + len(batch)
         joined = None
         if self.joined:
+            ids = batch.column(self.job.survey.id_column)
+            self.joined.prove(start, ids, where=str(self.release.leaf(self.place)))
             joined = FromSources(
                 tokens=self.joined.tokens(start, stop),
                 labels=self.joined.label_tokens(start, stop),

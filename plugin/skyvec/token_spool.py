@@ -48,12 +48,15 @@ class TokenSpool:
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
         for run, part in zip(np.split(rows, breaks), np.split(codes, breaks), strict=True):
             if len(run):
-                os.pwrite(self._file.fileno(), part.tobytes(), self._place(key, int(run[0])))
+                self._write(part.tobytes(), self._place(key, int(run[0])))
 
     def get(self, key: str, start: int, stop: int) -> Tokens:
         """Tokens of the rows from ``start`` to before ``stop``."""
         width = self.widths[key]
-        raw = os.pread(self._file.fileno(), 2 * width * (stop - start), self._place(key, start))
+        size = 2 * width * (stop - start)
+        raw = os.pread(self._file.fileno(), size, self._place(key, start))
+        if len(raw) < size:
+            raise OSError(f"{len(raw)} of {size} bytes of tokens were read back")
         codes = torch.from_numpy(np.frombuffer(raw, np.int16).reshape(-1, width).astype(np.int64))
         valid = codes != _ABSENT
         return Tokens(ids_BN=torch.where(valid, codes - 1, 0), valid_BN=valid)
@@ -61,6 +64,12 @@ class TokenSpool:
     def close(self) -> None:
         """Give the disk back."""
         self._file.close()
+
+    def _write(self, content: bytes, place: int) -> None:
+        """All of it: what a full disk leaves out would read as tokens that are absent."""
+        done = 0
+        while done < len(content):
+            done += os.pwrite(self._file.fileno(), content[done:], place + done)
 
     def _place(self, key: str, row: int) -> int:
         return self._start[key] + 2 * self.widths[key] * row

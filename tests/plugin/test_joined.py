@@ -18,6 +18,7 @@ from skyvec.hats_output import SKYMAP_ORDER, finish_catalog
 from skyvec.models import load_model
 from skyvec.preview import lint_plan
 from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.releases.joining.catalog_keys import read_catalog_keys
 from skyvec.releases.mmu.writer import write_mmu_release
 from skyvec.releases.versions.diff import diff_releases
 from skyvec.releases.versions.making import make_release, withdraw
@@ -250,21 +251,34 @@ def test_a_model_without_the_codec_says_which(releases, model_folder):
         )  # fmt: skip
 
 
-def test_a_broken_file_is_one_pixels_failure(releases, every_survey_model):
+def test_rows_in_another_order_than_they_were_joined_are_not_published(
+    releases, every_survey_model, monkeypatch
+):
+    def turned(*arguments, **options):
+        keys = read_catalog_keys(*arguments, **options)
+        own = np.r_[np.arange(keys.rows)[::-1], np.arange(keys.rows, len(keys.ids))]
+        return replace(keys, ids=keys.ids[own], ra=keys.ra[own], dec=keys.dec[own])
+
+    monkeypatch.setattr("skyvec.joined.read_catalog_keys", turned)
+    record = run(releases["catalog"], survey=OBJECTS, sources=declared(releases),
+                 model=every_survey_model, workers=0)  # fmt: skip
+    assert record.exit_code == 30
+    assert all("not those that were joined" in problem for problem in record.problems)
+    assert record.properties is None
+
+
+@pytest.mark.parametrize("by", ["auto", "position"])
+def test_a_broken_file_is_one_pixels_failure(releases, every_survey_model, by):
     broken = sorted(releases["desi"].rglob("*.hdf5"))[0]
     broken.write_bytes(broken.read_bytes()[:1000])
     specs = declared_sources([f"desi={releases['desi']}"])
     record = run(
         releases["catalog"], survey=OBJECTS, model=every_survey_model, workers=0,
-        sources=[spec_by_position(spec) for spec in specs],
+        sources=[replace(spec, rule=replace(spec.rule, by=by)) for spec in specs],
     )  # fmt: skip
     assert record.exit_code == 30
     assert any(broken.name in problem for problem in record.problems)
     assert any(quantum.outcome == "done" for quantum in record.quanta)
-
-
-def spec_by_position(spec):
-    return replace(spec, rule=replace(spec.rule, by="position"))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,31 @@
 """Tokens in any order in, in the catalog's order out."""
 
+import os
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skyvec.token_spool import TokenSpool
 from skyvec_core.observations import Tokens
+
+
+def test_a_write_that_stops_half_way_is_continued(tmp_path, monkeypatch):
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: whole(file, data[:3], at))
+    spool = TokenSpool(tmp_path, rows=4, widths={"tok_image": 5})
+    ids = torch.arange(20).view(4, 5)
+    spool.put("tok_image", np.arange(4), Tokens(ids_BN=ids, valid_BN=torch.ones(4, 5).bool()))
+    assert torch.equal(spool.get("tok_image", 0, 4).ids_BN, ids)
+
+
+def test_a_spool_that_lost_its_end_is_no_absence(tmp_path):
+    spool = TokenSpool(tmp_path, rows=4, widths={"tok_image": 5})
+    os.truncate(spool._file.fileno(), 10)
+    with pytest.raises(OSError, match="10 of 40 bytes"):
+        spool.get("tok_image", 0, 4)
 
 
 @given(rows=st.integers(1, 30), seed=st.integers(0, 99))
