@@ -8,12 +8,15 @@ READY   := $(VENV)/.ready
 GALAXIES := $(VENV)/.galaxies
 DEMO    ?= .demo
 AION    ?= .venv-aion
+CHAOS   ?= .chaos
+JOBS    ?= 2
+PYTEST  := $(BIN)/python -m pytest -n $(JOBS)
 
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND = Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all integration parity lint fmt types imports check bench bench-aion bench-releases docs \
+.PHONY: help setup demo test test-all integration parity lint fmt types imports check chaos bench-stage bench-aion bench-releases docs \
         dist-check train-tiny clean
 
 help:  ## list these words
@@ -44,14 +47,14 @@ demo: $(GALAXIES)  ## real and mock galaxies: HATS in, extension out, one page o
 	$(BIN)/skyvec demo --out $(DEMO)
 
 test: $(READY)  ## fast tests: no network, no cluster
-	$(BIN)/python -m pytest tests
+	$(PYTEST) tests
 
 integration: $(GALAXIES)  ## end to end: LSDB, Dask workers, the command line, the page
-	$(BIN)/python -m pytest integration -m integration
+	$(PYTEST) --dist loadfile integration -m integration --ignore integration/aion_parity
 
 parity: $(READY) $(AION)/.ready  ## codes, vectors and files against the official AION-1 package
 	SKYVEC_AION_PYTHON=$(abspath $(AION))/bin/python \
-	  $(BIN)/python -m pytest integration/aion_parity -m integration
+	  $(PYTEST) --dist loadscope integration/aion_parity -m integration
 
 test-all: test integration parity  ## all three
 
@@ -71,8 +74,11 @@ imports: $(READY)  ## who may import whom
 
 check: lint types imports test  ## all that must be green before a commit
 
-bench: $(READY)  ## measured comparisons, as a table on the terminal
-	$(BIN)/python integration/bench/bench_embed.py
+chaos: $(READY)  ## the stage killed from all sides on 3 paths (resumable; log in .chaos/logs/chaos.log)
+	OMP_NUM_THREADS=1 $(BIN)/python integration/chaos/harness.py --work $(CHAOS)
+
+bench-stage: $(READY)  ## the stage beside the model alone, plain pyarrow and LSDB, as a table
+	OMP_NUM_THREADS=1 $(BIN)/python integration/bench/bench_stage.py
 
 bench-aion: $(AION)/.ready  ## speed and memory beside the official AION-1 package, as a table
 	OMP_NUM_THREADS=1 $(AION)/bin/python integration/bench/bench_aion.py
@@ -90,4 +96,4 @@ train-tiny: $(READY)  ## train skyvec-tiny again from its recipe (about an hour 
 	VENV=$(VENV) bash tools/train_tiny.sh
 
 clean:  ## remove what these words made (not the training runs)
-	rm -rf $(VENV) $(AION) $(DEMO) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(AION) $(DEMO) $(CHAOS) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -14,8 +14,9 @@ import pytest
 from hats.io.validation import is_valid_catalog, is_valid_collection
 
 import skyvec
-from skyvec.cluster import dask_client
 from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.stage.cluster import dask_client
+from skyvec.stage.monitor import Monitor
 from skyvec_schemas.vectors import tensor_values
 
 pytestmark = [
@@ -104,13 +105,14 @@ def test_a_worker_that_dies_is_replaced_and_every_row_arrives(sky, tmp_path):
     with dask_client(workers=2) as client:
         doomed = client.submit(os.getpid, pure=False).result()
 
-        def kill_once(_record):
-            nonlocal doomed
-            if doomed:
-                os.kill(doomed, signal.SIGKILL)
-                doomed = 0
+        class KillsOnce(Monitor):
+            def pixel(self, record):  # noqa: ARG002
+                nonlocal doomed
+                if doomed:
+                    os.kill(doomed, signal.SIGKILL)
+                    doomed = 0
 
-        record = skyvec.run(sky, name="killed", out=tmp_path, client=client, progress=kill_once)
+        record = skyvec.run(sky, name="killed", out=tmp_path, client=client, monitor=KillsOnce())
     assert record.exit_code == 0
     assert record.rows == 120
     assert stored_vectors(tmp_path, "killed") == stored_vectors(sky)

@@ -17,7 +17,7 @@ from hats.pixel_math.healpix_pixel import HealpixPixel
 from hats.pixel_math.spatial_index import compute_spatial_index, spatial_index_to_healpix
 from hypothesis import settings
 
-from skyvec.hats_output import SKYMAP_ORDER, finish_catalog
+from skyvec.extensions.hats_output import SKYMAP_ORDER, finish_catalog
 from skyvec_core.codecs.coefficients import CoefficientsCodec, CoefficientsCodecConfig
 from skyvec_core.codecs.folder import save_codec
 from skyvec_core.codecs.image import ImageCodec, ImageCodecConfig
@@ -208,7 +208,7 @@ def make_collection(tmp_path):
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory, model_folder):
     """A collection of 60 objects with the published extension ``small_v1``; do not change it."""
-    from skyvec.stage import run
+    from skyvec.stage.run import run
 
     collection = write_collection(survey_table(60), tmp_path_factory.mktemp("embedded") / "sky")
     run(collection, model=model_folder, workers=0)

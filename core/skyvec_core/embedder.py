@@ -89,7 +89,9 @@ class Model:
         )
         self.config: TransformerConfig = weights.config
         self.vocabulary: Vocabulary = weights.vocabulary
-        self.digest = _model_digest(self.config, tensors, codecs)
+        self.codec_digests = _codec_digests(codecs)
+        """Token key -> digest of the codec's tensors: tokens are the same where these are."""
+        self.digest = _model_digest(self.config, tensors, self.codec_digests)
         """Identity of the model: digest of its sizes and tensors, codecs included."""
         self.num_parameters = sum(p.numel() for p in weights.parameters())
         self.encoder = FrozenEncoder(
@@ -327,13 +329,19 @@ class Model:
 
 def model_digest(transformer: EncoderDecoder, codecs: Mapping[str, Codec]) -> str:
     """Identity of a model in memory: digest of its sizes and tensors, codecs included."""
-    return _model_digest(transformer.config, transformer_digest(transformer), codecs)
+    return _model_digest(
+        transformer.config, transformer_digest(transformer), _codec_digests(codecs)
+    )
 
 
-def _model_digest(config: TransformerConfig, tensors: str, codecs: Mapping[str, Codec]) -> str:
+def _codec_digests(codecs: Mapping[str, Codec]) -> dict[str, str]:
     # Two surveys share a codec: its 280 MB are read once.
     digests = {id(codec): digest_of(codec.state_dict()) for codec in codecs.values()}
-    lines = "".join(f"{key}:{digests[id(codecs[key])]}" for key in sorted(codecs))
+    return {key: digests[id(codecs[key])] for key in sorted(codecs)}
+
+
+def _model_digest(config: TransformerConfig, tensors: str, codecs: Mapping[str, str]) -> str:
+    lines = "".join(f"{key}:{codecs[key]}" for key in sorted(codecs))
     sizes = json.dumps(config.to_json(), sort_keys=True)
     return hashlib.sha256(f"{sizes}{tensors}{lines}".encode()).hexdigest()
 

@@ -21,9 +21,9 @@ from rich.table import Table
 
 from skyvec.mock.survey import write_mock_survey
 from skyvec.models import load_model
-from skyvec.partition import embed_rows, tokenize_rows
 from skyvec.releases.hats.catalog import HatsRelease
-from skyvec.stage import run
+from skyvec.stage.partition import embed_rows, tokenize_rows
+from skyvec.stage.run import run
 from skyvec_schemas.survey_columns import LEGACY_SURVEY
 from skyvec_schemas.vectors import tensor_array
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from skyvec.version import __version__
 
 if TYPE_CHECKING:
-    from skyvec.lazy import embed
     from skyvec.models import load_model
     from skyvec.probe import Probe
-    from skyvec.run_record import RunRecord
     from skyvec.search import search
     from skyvec.sources import declared_sources
-    from skyvec.stage import run
+    from skyvec.stage.lazy import embed
+    from skyvec.stage.run import run
+    from skyvec.stage.run_record import RunRecord
 
 __all__ = [
     "Probe",
@@ -32,11 +32,11 @@ __all__ = [
 
 _HOMES = {
     "Probe": "skyvec.probe",
-    "RunRecord": "skyvec.run_record",
+    "RunRecord": "skyvec.stage.run_record",
     "declared_sources": "skyvec.sources",
-    "embed": "skyvec.lazy",
+    "embed": "skyvec.stage.lazy",
     "load_model": "skyvec.models",
-    "run": "skyvec.stage",
+    "run": "skyvec.stage.run",
     "search": "skyvec.search",
 }
 

@@ -9,10 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from skyvec.options import Catalog, ExtensionOption, ModelOption, WorkersOption
-from skyvec.release_commands import release_app, repack
-from skyvec.stage_commands import embed, plan, tokenize
-from skyvec.terminal import counting, facts, fail, out, print_rows, say
+from skyvec.commands.extensions import drop
+from skyvec.commands.models import models_app
+from skyvec.commands.options import Catalog, ExtensionOption, ModelOption, WorkersOption
+from skyvec.commands.release import release_app, repack
+from skyvec.commands.stage import embed, plan, tokenize
+from skyvec.commands.terminal import counting, facts, fail, out, print_rows, say
+from skyvec.commands.verify import verify
 from skyvec.version import __version__
 from skyvec_schemas.errors import SkyvecError
 
@@ -25,7 +28,6 @@ app = typer.Typer(
     "&& skyvec probe fit sky --target Z",
 )
 probe_app = typer.Typer(no_args_is_help=True, help="Linear models on the vectors.")
-models_app = typer.Typer(no_args_is_help=True, help="Models: what is there, what it is.")
 app.add_typer(probe_app, name="probe")
 app.add_typer(models_app, name="models")
 app.add_typer(release_app, name="release")
@@ -134,14 +136,14 @@ def mock_survey(
     out.print(f"Next: skyvec embed {to}")
 
 
-for command in (plan, embed, tokenize, repack):
+for command in (plan, embed, tokenize, verify, drop, repack):
     app.command()(command)
 
 
 @app.command()
 def status(catalog: Catalog, extension: ExtensionOption = None) -> None:
     """What the last run of an extension left: rows, reasons, problems."""
-    from skyvec.status import read_status
+    from skyvec.stage.status import read_status
 
     found = read_status(catalog, extension)
     out.print(facts(found.lines))
@@ -200,32 +202,6 @@ def probe_report(
     from skyvec.probe import Probe
 
     out.print(facts(_score_lines(Probe.load(probe))))
-
-
-@models_app.command("list")
-def models_list() -> None:
-    """Models inside the package."""
-    from skyvec.models import model_card, packaged_models
-
-    out.print(facts({n: str(model_card(f).get("data", "")) for n, f in packaged_models().items()}))
-
-
-@models_app.command("show")
-def models_show(model: Annotated[str, typer.Argument(help="Name or folder.")]) -> None:
-    """Size, modalities, digest and origin of a model."""
-    from skyvec.models import load_model, model_card, model_folder
-
-    loaded = load_model(model)
-    card = model_card(model_folder(model))
-    parameters = loaded.num_parameters
-    lines = {
-        "digest": loaded.digest,
-        "vector": f"{loaded.dim} values",
-        "parameters": f"{parameters:,} in the transformer",
-        "modalities": ", ".join(loaded.codecs),
-    }
-    simple = {k: str(v) for k, v in card.items() if isinstance(v, str | int | float)}
-    out.print(facts({**lines, **{k: v for k, v in simple.items() if k not in lines}}))
 
 
 def _score_lines(probe: Any) -> dict[str, str]:  # noqa: ANN401

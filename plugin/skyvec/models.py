@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "skyvec-tiny"
 """The model that comes with the package."""
+_PIN = re.compile(r"^(?P<place>.*)#(?P<digest>[0-9a-f]{12,64})$")
 _HUB = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{7,40})$")
 
 
@@ -24,6 +25,30 @@ def packaged_models() -> dict[str, Path]:
     return {place.parent.name: place.parent for place in sorted(home.glob("*/config.json"))}
 
 
+def pinned(name_or_path: str | Path) -> tuple[str, str]:
+    """The name or path of a model without its ``#digest``, and the digest (empty if there is none)."""
+    text = str(name_or_path)
+    match = _PIN.match(text)
+    return (match["place"], match["digest"]) if match else (text, "")
+
+
+def require_pin(name_or_path: str | Path, model: Model) -> None:
+    """Refuse a remote model whose weights are not named by their digest: a run must be repeatable.
+
+    Raises
+    ------
+    WeightsError
+        Says the name to use.
+    """
+    place, digest = pinned(name_or_path)
+    if place.startswith("hf://") and not digest:
+        raise WeightsError(
+            "a remote model needs its digest as well as its revision",
+            where=place,
+            remedy=f"If these weights are the right ones, write {place}#{model.digest[:16]}",
+        )
+
+
 def model_folder(name_or_path: str | Path) -> Path:
     """Folder of a model.
 
@@ -31,14 +56,15 @@ def model_folder(name_or_path: str | Path) -> Path:
     ----------
     name_or_path
         ``skyvec-tiny``, a folder in the AION-1 layout, or ``hf://owner/name@revision``, which
-        downloads through huggingface_hub (safetensors and JSON only).
+        downloads through huggingface_hub (safetensors and JSON only). ``#digest`` may follow; see
+        `load_model`.
 
     Raises
     ------
     WeightsError
         Names the place and what was looked for.
     """
-    text = str(name_or_path)
+    text, _ = pinned(name_or_path)
     known = packaged_models()
     if text in known:
         return known[text]
@@ -67,7 +93,8 @@ def load_model(
     Parameters
     ----------
     name_or_path
-        See `model_folder`.
+        See `model_folder`. What follows a ``#`` is the start of the digest that it must have (12
+        hexadecimal digits or more).
     device
         ``cpu`` or ``cuda:0``.
     precision
@@ -81,10 +108,12 @@ def load_model(
     Raises
     ------
     WeightsError
-        If the folder is not there, incomplete, or of another architecture.
+        If the folder is not there, incomplete, of another architecture, or of another digest.
     ConfigurationError
         If torch does not see the device.
     """
+    from safetensors import SafetensorError
+
     from skyvec_core.embedder import Model, Precision
 
     folder = model_folder(name_or_path)
@@ -95,8 +124,9 @@ def load_model(
             where=f"precision {precision}",
             remedy=f"Use {' or '.join(get_args(Precision))}",
         )
+    _, digest = pinned(name_or_path)
     try:
-        return Model.load(
+        model = Model.load(
             folder,
             name=folder.name,
             device=device,
@@ -104,12 +134,19 @@ def load_model(
             compat=compat,
             compiled=compiled,
         )
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, SafetensorError) as problem:
         raise WeightsError(
             str(problem).splitlines()[0],
             where=str(folder),
             remedy="The folder is incomplete or of another architecture; download it again",
         ) from problem
+    if not model.digest.startswith(digest):
+        raise WeightsError(
+            f"digest is {model.digest[: len(digest)]}, not {digest}",
+            where=str(folder),
+            remedy="These are other weights than were asked for; do not use them, or correct the name",
+        )
+    return model
 
 
 def _refuse_absent_device(device: str) -> None:

@@ -20,8 +20,8 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.releases.hats.catalog import HatsRelease
-from skyvec.vector_catalog import VectorCatalog
 from skyvec_schemas.errors import ConfigurationError, MissingColumnError, WeightsError
 
 Floats = NDArray[np.floating]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from skyvec.vector_catalog import Part, VectorCatalog
+from skyvec.extensions.vector_catalog import Part, VectorCatalog
 from skyvec_schemas.errors import ConfigurationError
 
 Metric = Literal["cosine", "l2"]

@@ -17,7 +17,7 @@ VectorType = Literal["float16", "float32"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddingColumns:
-    """One vector column and the four that say what it is worth."""
+    """One vector column and the five that say what it is worth and what it was made of."""
 
     name: str
     """Name of the extension and of its vector column."""
@@ -27,8 +27,9 @@ class EmbeddingColumns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Vector, status, flags, modalities, tokens."""
-        return tuple(self.name + end for end in ("", "_status", "_flags", "_modalities", "_tokens"))
+        """Vector, status, flags, modalities, tokens, content."""
+        ends = ("", "_status", "_flags", "_modalities", "_tokens", "_content")
+        return tuple(self.name + end for end in ends)
 
     @property
     def vector_leaf(self) -> str:
@@ -39,16 +40,17 @@ class EmbeddingColumns:
         """Arrow fields; the vector is null where nothing could be embedded."""
         value = pa.float16() if self.dtype == "float16" else pa.float32()
         kinds = [fixed_shape_tensor(value, self.dim), pa.string(), pa.int32(), pa.int64(),
-                 pa.int32()]  # fmt: skip
+                 pa.int32(), pa.int64()]  # fmt: skip
         return [pa.field(name, kind) for name, kind in zip(self.names, kinds, strict=True)]
 
     def arrays(
         self,
-        vectors: NDArray[np.float32],
+        vectors: NDArray[np.floating],
         *,
         flags: NDArray[np.int32],
         modality_bits: NDArray[np.int64],
         token_counts: NDArray[np.int32],
+        contents: NDArray[np.int64],
         failed: NDArray[np.bool_],
     ) -> list[pa.Array]:
         """Columns of these rows, in the order of `fields`.
@@ -56,21 +58,34 @@ class EmbeddingColumns:
         Parameters
         ----------
         vectors
-            (rows, dim); rows that failed are ignored.
+            (rows, dim), of any floating type; rows that failed are ignored.
         flags
             Bits of `skyvec_schemas.quality_flags.Flag`.
         modality_bits
             Bit i is set where the i-th entry of the modality registry was used.
         token_counts
             Tokens that the vector is the mean of.
+        contents
+            Digest of each row's tokens, by `skyvec_schemas.token_columns.content_digests`: rows of
+            one id and one content have one vector.
         failed
             Rows whose vector is null.
         """
-        stored = np.where(failed[:, None], 0, vectors).astype(self.dtype)
+        stored = vectors.astype(self.dtype, copy=False)
+        if failed.any():
+            stored = np.where(failed[:, None], stored.dtype.type(0), stored)
         return [
             tensor_array(stored, absent=failed),
-            pa.array([str(status_of(int(bits))) for bits in flags], pa.string()),
+            _statuses(flags),
             pa.array(flags, pa.int32()),
             pa.array(modality_bits, pa.int64()),
             pa.array(token_counts, pa.int32()),
+            pa.array(contents, pa.int64()),
         ]
+
+
+def _statuses(flags: NDArray[np.int32]) -> pa.Array:
+    """One word for each row; rows differ in few ways."""
+    kinds, which = np.unique(flags, return_inverse=True)
+    words = pa.array([str(status_of(bits)) for bits in kinds.tolist()], pa.string())
+    return words.take(pa.array(which))

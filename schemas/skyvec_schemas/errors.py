@@ -10,6 +10,7 @@
     │   ├── DuplicateIdsError
     │   └── RowTruthError    an output failed its own verification and was not published
     └── InfrastructureError  workers, disks, clusters; run the same command again        exit 50
+        └── WrongNumbersError
 
 Every error says where it was found, what is wrong and what to do, in one line.
 """
@@ -23,6 +24,8 @@ class SkyvecError(Exception):
     """What is wrong, where, and the remedy; prints as one line."""
 
     exit_code: ClassVar[int] = 30
+    retry: ClassVar[bool] = False
+    """Whether another attempt, elsewhere, may succeed."""
 
     def __init__(self, what: str, *, where: str, remedy: str) -> None:
         super().__init__(what, where, remedy)
@@ -79,8 +82,15 @@ class DuplicateIdsError(ContractError):
 class RowTruthError(ContractError):
     """An output did not match its input row by row."""
 
+    retry = True  # the worker that wrote it may be at fault
+
 
 class InfrastructureError(SkyvecError):
     """Workers or disks failed; the data are not to blame."""
 
     exit_code = 50
+    retry = True
+
+
+class WrongNumbersError(InfrastructureError):
+    """A machine computes other numbers than it should; nothing it makes may be kept."""

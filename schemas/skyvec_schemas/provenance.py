@@ -10,7 +10,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
+LAYOUT = 2
+"""Counts changes of the columns that an extension has; two layouts never share an extension."""
 FOOTER_KEY = "skyvec"
 """Key of the provenance record in Parquet schema metadata."""
 
@@ -38,20 +41,33 @@ class Provenance:
     """Columns read, as ``column=token_key``."""
     sources: tuple[str, ...] = ()
     """What was joined to the catalog, and how; one line for each source."""
+    labels: tuple[str, ...] = ()
+    """Token keys that are stored for training to predict, never model inputs."""
+    codecs: tuple[str, ...] = ()
+    """Codecs of the inputs and labels, as ``token_key=digest``."""
+    layout: int = 1
+    """Which columns there are; see `LAYOUT`."""
     skyvec_version: str
     """For people; not part of the fingerprint."""
 
     def fingerprint(self) -> str:
-        """SHA-256 over everything that changes a number."""
-        facts = {k: v for k, v in asdict(self).items() if k not in {"skyvec_version", "model"}}
-        if not self.sources:
-            del facts["sources"]  # what was made before there were sources stays what it is
-        return _digest(facts)
+        """SHA-256 over everything that changes a number or a column."""
+        return _fingerprint(self)
+
+    def same_numbers(self, other: Provenance) -> bool:
+        """Whether equal tokens give equal vectors, bit for bit, in both."""
+        names = (
+            "product", "model_digest", "precision", "device", "numerics_version", "vector_type",
+            "layout",
+        )  # fmt: skip
+        return all(getattr(self, name) == getattr(other, name) for name in names)
 
     def differences(self, other: Provenance) -> list[str]:
         """What the other record has that this one has not, of all that moves a number."""
         ours, theirs = asdict(self), asdict(other)
-        names = [n for n in ours if ours[n] != theirs[n] and n not in {"skyvec_version", "model"}]
+        names = [
+            n for n in ours if ours[n] != theirs[n] and n in _decisive(self) | _decisive(other)
+        ]
         return [
             f"{name.replace('_', ' ')} ({_brief(ours[name], theirs[name])}, this run has "
             f"{_brief(theirs[name], ours[name])})"
@@ -68,7 +84,8 @@ class Provenance:
         facts = json.loads(text)
         facts.pop("fingerprint", None)
         facts["inputs"] = tuple(facts["inputs"])
-        facts["sources"] = tuple(facts.get("sources", ()))
+        for name in ("sources", "codecs", "labels"):
+            facts[name] = tuple(facts.get(name, ()))
         return cls(**facts)
 
     def properties(self) -> dict[str, str]:
@@ -80,6 +97,22 @@ class Provenance:
             "skyvec_precision": self.precision,
             "skyvec_version": self.skyvec_version,
         }
+
+
+@lru_cache(maxsize=16)
+def _fingerprint(made: Provenance) -> str:
+    # Asked for with every pixel.
+    decisive = _decisive(made)
+    return _digest({name: fact for name, fact in asdict(made).items() if name in decisive})
+
+
+def _decisive(made: Provenance) -> set[str]:
+    """Facts of the fingerprint; those that came later only where they say something."""
+    names = set(asdict(made)) - {"skyvec_version", "model", "codecs"}
+    if made.product == "tokens" and made.codecs:
+        # Tokens are the same under another transformer: what it is does not matter to them.
+        names = names - {"model_digest"} | {"codecs"}
+    return names - {name for name in ("sources", "labels") if not getattr(made, name)}
 
 
 def pixel_fingerprint(run: str, source: Mapping[str, object]) -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import IntFlag, StrEnum
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class Status(StrEnum):
@@ -72,6 +77,7 @@ INFORMATIVE = Flag.IMAGE_BAD_PIXELS | Flag.SPECTRUM_BAD_SAMPLES | Flag.MATCH_AMB
 """These alone do not make a row partial."""
 
 
+@lru_cache(maxsize=256)
 def status_of(flags: int) -> Status:
     """The status that these reasons amount to."""
     if flags & FATAL:
@@ -79,6 +85,21 @@ def status_of(flags: int) -> Status:
     return Status.PARTIAL if flags & ~INFORMATIVE else Status.OK
 
 
+@lru_cache(maxsize=256)
+def reason_names(flags: int) -> tuple[str, ...]:
+    """Lower-case names of the reasons, as records count them."""
+    return tuple(flag.name.lower() for flag in Flag if flag & flags and flag.name)
+
+
 def reasons(flags: int) -> tuple[str, ...]:
     """Names of the reasons, for people."""
-    return tuple(flag.name.lower().replace("_", " ") for flag in Flag if flag & flags and flag.name)
+    return tuple(name.replace("_", " ") for name in reason_names(flags))
+
+
+def count_reasons(flags: NDArray[np.int32]) -> Counter[str]:
+    """Rows by `reason_names`."""
+    found: Counter[str] = Counter()
+    kinds, counts = np.unique(flags, return_counts=True)
+    for bits, count in zip(kinds.tolist(), counts.tolist(), strict=True):
+        found.update(dict.fromkeys(reason_names(bits), count))
+    return found

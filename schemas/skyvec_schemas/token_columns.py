@@ -8,6 +8,9 @@ int16 (the largest has 4375 codes).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from hashlib import blake2b
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -16,6 +19,9 @@ from skyvec_schemas.vectors import fixed_shape_tensor, tensor_array, tensor_valu
 
 INVALID = -1
 """Code of a token that was not observed."""
+FLAGS = "flags"
+"""Column of a token extension with the reasons of each row (int32), so that vectors made from it get
+the status that they have when made from pixels."""
 
 
 def token_type(num_tokens: int) -> pa.DataType:
@@ -39,3 +45,27 @@ def token_values(column: pa.ChunkedArray | pa.Array) -> tuple[NDArray[np.int64],
     else:
         codes = tensor_values(column, missing=INVALID)
     return np.where(codes < 0, 0, codes).astype(np.int64), codes >= 0
+
+
+def content_digests(
+    tokens: Mapping[str, tuple[NDArray[np.int64], NDArray[np.bool_]]],
+) -> NDArray[np.int64]:
+    """Eight bytes of BLAKE2b over each row's tokens: equal where a model sees equal input.
+
+    Parameters
+    ----------
+    tokens
+        Token key -> codes and validity, both (rows, tokens).
+    """
+    keys = sorted(tokens)
+    stored = [np.where(tokens[key][1], tokens[key][0], INVALID).astype("<i2") for key in keys]
+    seed = blake2b(",".join(f"{k}:{c.shape[1]}" for k, c in zip(keys, stored, strict=True)).encode(),
+                   digest_size=8)  # fmt: skip
+    rows = np.concatenate(stored, axis=1) if stored else np.zeros((0, 1), "<i2")
+    content, width = rows.tobytes(), rows.shape[1] * rows.itemsize
+    digests = []
+    for start in range(0, len(content), width):
+        digest = seed.copy()
+        digest.update(content[start : start + width])
+        digests.append(digest.digest())
+    return np.frombuffer(b"".join(digests), "<i8")

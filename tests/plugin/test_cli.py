@@ -6,9 +6,11 @@ import sys
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
-from skyvec import cli, terminal
+from skyvec import cli
+from skyvec.commands import terminal
 
 
 def call(capsys, monkeypatch, *arguments):
@@ -91,7 +93,7 @@ def test_an_incomplete_run_says_what_to_do(skyvec, make_collection, model_folder
     assert "occur more than once" in printed
     assert "2 of 2 pixels are not done; nothing was published" in problem
     code, printed, _ = skyvec("status", collection)
-    assert code == 20
+    assert code == 30
     assert "incomplete, not published" in printed
 
 
@@ -141,7 +143,7 @@ def test_an_unexpected_failure_is_one_line_too(skyvec, monkeypatch, make_collect
     def broken(*_, **__):
         raise RuntimeError("the disk sang\nand danced")
 
-    monkeypatch.setattr("skyvec.stage.run_plan", broken)
+    monkeypatch.setattr("skyvec.stage.run.run_plan", broken)
     code, _, problem = skyvec("embed", make_collection())
     assert code == 50
     assert "unexpected RuntimeError: the disk sang (set SKYVEC_DEBUG=1" in problem
@@ -151,7 +153,7 @@ def test_ctrl_c_says_how_to_continue(skyvec, monkeypatch, make_collection):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skyvec.stage.run_plan", interrupted)
+    monkeypatch.setattr("skyvec.stage.run.run_plan", interrupted)
     code, _, problem = skyvec("embed", make_collection())
     assert (code, problem) == (
         130, "skyvec: interrupted; run the same command again to continue\n"
@@ -167,13 +169,13 @@ def test_help_and_version_need_no_torch():
 
 
 def test_an_interrupted_run_can_be_looked_at(skyvec, make_collection, model_folder):
-    from skyvec.quantum import RECORDS
-    from skyvec.run_record import MANIFEST
+    from skyvec.stage.output import MANIFEST, QUANTA
 
     collection = make_collection()
     skyvec("embed", collection, "--model", model_folder, "--workers", 0)
     (collection / "small_v1" / MANIFEST).unlink()
-    next((collection / "small_v1" / RECORDS).glob("*.json")).unlink()
+    table = collection / "small_v1" / QUANTA
+    pq.write_table(pq.read_table(table).slice(0, 1), table)
     code, printed, _ = skyvec("status", collection)
     assert code == 20
     assert "unfinished, not published: 1 HEALPix pixels with 6 rows are done" in printed

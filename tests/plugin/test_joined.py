@@ -14,9 +14,9 @@ from hats.io import paths as hats_paths
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from hats.pixel_math.spatial_index import compute_spatial_index, spatial_index_to_healpix
 
-from skyvec.hats_output import SKYMAP_ORDER, finish_catalog
+from skyvec.extensions.hats_output import SKYMAP_ORDER, finish_catalog
 from skyvec.models import load_model
-from skyvec.preview import lint_plan
+from skyvec.preview.preview import lint_plan
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.releases.joining.catalog_keys import read_catalog_keys
 from skyvec.releases.mmu.writer import write_mmu_release
@@ -26,7 +26,8 @@ from skyvec.releases.versions.manifest import Release
 from skyvec.releases.versions.source_folder import open_folder
 from skyvec.releases.working_copy.repack import repack
 from skyvec.sources import declared_sources
-from skyvec.stage import plan, run
+from skyvec.stage.plan import plan
+from skyvec.stage.run import run
 from skyvec_core.modalities import modalities_of
 from skyvec_core.observations import Images, Spectra
 from skyvec_schemas.errors import ConfigurationError, OutputExistsError
@@ -259,7 +260,7 @@ def test_rows_in_another_order_than_they_were_joined_are_not_published(
         own = np.r_[np.arange(keys.rows)[::-1], np.arange(keys.rows, len(keys.ids))]
         return replace(keys, ids=keys.ids[own], ra=keys.ra[own], dec=keys.dec[own])
 
-    monkeypatch.setattr("skyvec.joined.read_catalog_keys", turned)
+    monkeypatch.setattr("skyvec.stage.joined.read_catalog_keys", turned)
     record = run(releases["catalog"], survey=OBJECTS, sources=declared(releases),
                  model=every_survey_model, workers=0)  # fmt: skip
     assert record.exit_code == 30

@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 
 from skyvec import sources
-from skyvec.plan_report import duration, preview_tables, size
-from skyvec.preview import preview
-from skyvec.preview_probe import Probed
+from skyvec.preview.preview import preview
+from skyvec.preview.probe import Probed
+from skyvec.preview.report import duration, preview_tables, size
 from skyvec.releases.mmu.writer import write_mmu_release
 from skyvec.sources import declared_sources
-from skyvec.stage import plan
+from skyvec.stage.plan import plan
 from skyvec_schemas.survey_columns import DESI, SDSS
 
 KEYS = ["object_id", "ra", "dec"]
@@ -142,7 +142,7 @@ def test_a_timed_sample_keeps_to_its_budget_from_the_second_pixel_on(monkeypatch
         asked.append(count)
         return count
 
-    monkeypatch.setattr("skyvec.preview_probe.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("skyvec.preview.probe.time.perf_counter", lambda: clock[0])
     probed = Probed(budget=0.4)
     for wanted in counts:
         count, seconds, result = probed.sample("s", "read", work, most=64, first=8)

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.probe import Probe, cross_validate, r_squared, ridge
 from skyvec.search import find_vector, search
-from skyvec.stage import run
-from skyvec.vector_catalog import VectorCatalog
+from skyvec.stage.run import run
 from skyvec_schemas.errors import ConfigurationError, MissingColumnError, WeightsError
 
 

@@ -6,9 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from skyvec import stage
 from skyvec.releases.hats.catalog import HatsRelease
-from skyvec.stage import plan, run
+from skyvec.stage import pools
+from skyvec.stage.driver import Patience
+from skyvec.stage.plan import plan
+from skyvec.stage.run import run
 from skyvec_schemas.errors import (
     BandError,
     ConfigurationError,
@@ -197,18 +199,19 @@ def test_a_failure_of_the_machine_is_reported_and_the_next_run_continues(
     make_collection, model_folder, monkeypatch
 ):
     collection = make_collection()
-    real, calls = stage.run_quantum, []
+    real, calls = pools.run_quantum, []
+    at_once = Patience(attempts=2, first_pause=0)
 
-    def full_disk_at_first(job, order, pixel):
+    def full_disk_at_first(job, order, pixel, **how):
         calls.append(pixel)
-        if len(calls) == 1:
+        if len(calls) <= 2:
             raise OSError("No space left on device")
-        return real(job, order, pixel)
+        return real(job, order, pixel, **how)
 
-    monkeypatch.setattr(stage, "run_quantum", full_disk_at_first)
-    record = run(collection, model=model_folder, workers=0)
+    monkeypatch.setattr(pools, "run_quantum", full_disk_at_first)
+    record = run(collection, model=model_folder, workers=0, patience=at_once)
     assert (record.exit_code, record.properties) == (20, None)
-    assert "OSError: No space left on device" in record.problems[0]
+    assert "OSError: No space left on device (tried 2 times; run" in record.problems[0]
     again = run(collection, model=model_folder, workers=0)
     assert (again.exit_code, again.skipped, again.rows) == (0, 1, 12)
 
@@ -229,7 +232,7 @@ def test_bad_objects_are_null_with_a_reason_and_touch_no_other_row(
     ids = table.column("object_id").to_pylist()
     clean, poisoned = make_collection(cutouts=good), make_collection(table, name="poisoned")
     run(clean, model=model_folder, workers=0)
-    record = run(poisoned, model=model_folder, workers=0)
+    record = run(poisoned, model=model_folder, workers=0, max_bad=0.5)
     assert (record.exit_code, record.failed_rows, record.rows) == (0, 3, 12)
     assert {reason for _, reason in bad.values()} <= set(record.flags)
     expected = vectors_of(clean)
@@ -239,6 +242,19 @@ def test_bad_objects_are_null_with_a_reason_and_touch_no_other_row(
             assert np.isnan(vector).all()
         else:
             assert np.array_equal(vector, expected[object_id][0])
+
+
+def test_too_many_bad_objects_publish_nothing_and_say_which_option_allows_them(
+    make_collection, model_folder, factory
+):
+    bad = factory.cutout(1, bands=("des-g", "des-r", "des-i", "hsc-y"))
+    collection = make_collection(cutouts=[bad] * 2 + [factory.cutout(i) for i in range(10)])
+    record = run(collection, model=model_folder, workers=0, max_bad=0.1)
+    assert (record.exit_code, record.properties) == (30, None)
+    assert record.problems == ("16.7% of the rows are bad, 10.0% may be (--max-bad)",)
+    again = run(collection, model=model_folder, workers=0, max_bad=0.2, strict=True)
+    assert (again.exit_code, again.skipped, again.quarantined) == (10, 2, 2)
+    assert again.properties.is_file()
 
 
 def test_a_few_nan_pixels_are_masked_and_flagged(make_collection, model_folder, factory):

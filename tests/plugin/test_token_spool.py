@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skyvec.token_spool import TokenSpool
+from skyvec.stage.token_spool import TokenSpool
 from skyvec_core.observations import Tokens
 
 

@@ -14,7 +14,7 @@ from skyvec_schemas.errors import BandError, ConfigurationError, MissingColumnEr
 from skyvec_schemas.provenance import Provenance, pixel_fingerprint
 from skyvec_schemas.quality_flags import Flag, Status, reasons, status_of
 from skyvec_schemas.survey_columns import LEGACY_SURVEY, image_struct
-from skyvec_schemas.token_columns import token_array, token_type, token_values
+from skyvec_schemas.token_columns import content_digests, token_array, token_type, token_values
 from skyvec_schemas.vectors import tensor_array, tensor_values
 
 
@@ -67,6 +67,7 @@ def test_failed_rows_are_null_and_the_others_are_not():
         flags=np.array([0, int(Flag.NO_INPUT)], np.int32),
         modality_bits=np.array([1, 0]),
         token_counts=np.array([5, 0], np.int32),
+        contents=np.array([7, -7]),
         failed=np.array([False, True]),
     )
     assert vector.is_null().to_pylist() == [False, True]
@@ -150,3 +151,19 @@ def test_a_survey_never_lists_its_labels_among_its_inputs():
 
 def test_an_image_struct_has_one_entry_per_band_in_every_field():
     assert all(pa.types.is_list(field.type) for field in image_struct())
+
+
+def test_rows_have_one_content_where_a_model_sees_the_same():
+    codes = {"a": np.array([[1, 2], [1, 2], [1, 3], [1, 2]]), "b": np.array([[5]] * 4)}
+    valid = {"a": np.array([[True, True]] * 3 + [[True, False]]), "b": np.array([[True]] * 4)}
+    tokens = {key: (codes[key], valid[key]) for key in codes}
+    first = content_digests(tokens)
+    assert (first[0] == first[1], len(set(first.tolist()))) == (True, 3)
+    unseen = {"b": tokens["b"], "a": (np.where(valid["a"], codes["a"], 9), valid["a"])}
+    assert np.array_equal(content_digests(unseen), first)
+    assert not np.isin(content_digests({"a": tokens["a"], "c": tokens["b"]}), first).any()
+
+
+def test_stored_contents_never_change():
+    tokens = {"tok_image": (np.arange(4)[None], np.array([[True, True, False, True]]))}
+    assert content_digests(tokens).tolist() == [-3056832779411924036]

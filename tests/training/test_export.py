@@ -8,6 +8,7 @@ import torch
 
 from skyvec_core.codecs.folder import save_codec
 from skyvec_core.embedder import Model
+from skyvec_core.golden import GOLDEN_FILE, GoldenVectors
 from skyvec_core.modalities import MODALITIES
 from skyvec_schemas.errors import WeightsError
 from skyvec_schemas.survey_columns import LEGACY_SURVEY
@@ -45,6 +46,12 @@ def test_an_exported_folder_loads_and_embeds(runs, transformer_run):
     vectors = again.embed(tokens)
     assert torch.isfinite(vectors[:2]).all()
     assert torch.isnan(vectors[2]).all()
+
+
+def test_an_exported_folder_carries_golden_vectors(runs, transformer_run):
+    model = exported(runs, transformer_run)
+    kept = GoldenVectors.load(runs / "model" / GOLDEN_FILE)
+    assert GoldenVectors.of(model).compare(kept).ok
 
 
 def test_exporting_twice_gives_the_same_model(runs, transformer_run):

@@ -1,4 +1,4 @@
-"""A model folder from the parts of a run: transformer, codecs, card, in half precision."""
+"""A model folder from the parts of a run: transformer, codecs, golden vectors, in half precision."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from skyvec_core.embedder import Model
+from skyvec_core.golden import write_golden
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.weights import save_transformer
 from skyvec_schemas.errors import WeightsError
@@ -60,6 +61,7 @@ def export_model(
             )
         shutil.copytree(folder / "codecs", aside / "codecs", dirs_exist_ok=True)
     exported = Model.load(aside, name=name)
+    write_golden(aside)
     shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)
     return exported

@@ -16,7 +16,7 @@ from hats.pixel_math.healpix_pixel import HealpixPixel
 from hats.pixel_math.spatial_index import compute_spatial_index, spatial_index_to_healpix
 from releases.figure import Figure, medians
 
-from skyvec.hats_output import SKYMAP_ORDER, finish_catalog
+from skyvec.extensions.hats_output import SKYMAP_ORDER, finish_catalog
 from skyvec.releases.hats.remote import BUFFER_BYTES
 from skyvec.releases.hats.source import HatsSource
 from skyvec_schemas.survey_columns import HSC, LEGACY_SURVEY, Survey, image_struct

@@ -16,7 +16,7 @@ from hats.pixel_math.healpix_pixel import HealpixPixel
 from hats.pixel_math.spatial_index import compute_spatial_index
 from releases.figure import Figure, medians
 
-from skyvec.hats_output import SKYMAP_ORDER, finish_catalog
+from skyvec.extensions.hats_output import SKYMAP_ORDER, finish_catalog
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.releases.ids import canonical_ids
 from skyvec.releases.joining.catalog_keys import CatalogKeys, read_catalog_keys

@@ -14,11 +14,11 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from skyvec.demo.facts import ScoreRow
+from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.models import model_folder
 from skyvec.probe import cross_validate, labelled_vectors, sky_blocks
-from skyvec.run_record import RunRecord
-from skyvec.stage import run
-from skyvec.vector_catalog import VectorCatalog
+from skyvec.stage.run import run
+from skyvec.stage.run_record import RunRecord
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.weights import load_transformer, save_transformer
 

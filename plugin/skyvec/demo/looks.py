@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from skyvec.demo.facts import CatalogFacts, Check, Cutout
-from skyvec.quantum import STEPS
+from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.releases.hats.column_map import IMAGE_PARTS, ColumnMap
 from skyvec.releases.hats.columns import read_images
-from skyvec.run_record import RunRecord
 from skyvec.search import find_vector, search
-from skyvec.vector_catalog import VectorCatalog
+from skyvec.stage.quantum_record import OVERLAPPED, STEPS
+from skyvec.stage.run_record import RunRecord
 from skyvec_schemas.quality_flags import Status
 from skyvec_schemas.survey_columns import LEGACY_IMAGE, LEGACY_SURVEY
 
@@ -50,11 +50,15 @@ def catalog_facts(record: RunRecord, *, kind: str, description: str) -> CatalogF
         dec=before_frame["dec"].to_numpy(dtype=np.float64),
         checks=_checks(before_frame, after_frame, record),
         seconds=_work_seconds(record),
-        step_seconds={s: sum(q.seconds.get(s, 0.0) for q in record.quanta) for s in STEPS},
+        step_seconds={s: _spent(record, s) for s in STEPS if s != OVERLAPPED},
         gallery=cutouts(release, chosen),
         open_command=f'lsdb.open_catalog("{record.source.name}")'
         f'.load_extension("{record.name}")',
     )  # fmt: skip
+
+
+def _spent(record: RunRecord, step: str) -> float:
+    return sum(quantum.seconds.get(step, 0.0) for quantum in record.quanta)
 
 
 def _work_seconds(record: RunRecord) -> float:
@@ -62,7 +66,7 @@ def _work_seconds(record: RunRecord) -> float:
     if record.skipped < len(record.quanta):
         return record.seconds
     hosts = max(1, len({quantum.host for quantum in record.quanta}))
-    return sum(sum(quantum.seconds.values()) for quantum in record.quanta) / hosts
+    return sum(_spent(record, step) for step in STEPS if step != OVERLAPPED) / hosts
 
 
 def _checks(before: pd.DataFrame, after: pd.DataFrame, record: RunRecord) -> list[Check]:

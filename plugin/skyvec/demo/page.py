@@ -33,11 +33,11 @@ from skyvec_schemas.survey_columns import LEGACY_SURVEY
 PIXEL_SCALE = 0.262
 """Arcseconds; see `Cutout`."""
 
-COLUMN_TYPES = ("vector", "string", "int32", "int64", "int32")
+COLUMN_TYPES = ("vector", "string", "int32", "int64", "int32", "int64")
 """Of `EmbeddingColumns.fields`, for people."""
 
 STEPS = {
-    "read": "read Parquet",
+    "wait": "wait for what is read meanwhile",
     "tokenize": "pixels and numbers to tokens",
     "encode": "tokens to vectors",
     "write": "write the extension",

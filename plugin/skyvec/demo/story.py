@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from skyvec.cluster import dask_client
 from skyvec.demo.baselines import embed_at_random, redshift_scores
 from skyvec.demo.facts import DemoFacts
 from skyvec.demo.looks import catalog_facts, neighbours, query_cutout
@@ -18,8 +17,10 @@ from skyvec.demo.page import write_page
 from skyvec.demo.real_galaxies import WITHOUT, import_real_galaxies
 from skyvec.mock.survey import write_mock_survey
 from skyvec.models import load_model, model_card, model_folder
-from skyvec.run_record import RunRecord
-from skyvec.stage import default_name, run
+from skyvec.stage.cluster import dask_client
+from skyvec.stage.plan import default_name
+from skyvec.stage.run import run
+from skyvec.stage.run_record import RunRecord
 from skyvec.version import __version__
 from skyvec_schemas.errors import OutputExistsError
 from skyvec_schemas.survey_columns import LEGACY_SURVEY

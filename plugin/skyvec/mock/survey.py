@@ -26,7 +26,7 @@ from hats.pixel_math import compute_spatial_index, spatial_index_to_healpix
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
 
-from skyvec.hats_output import SKYMAP_ORDER, finish_catalog
+from skyvec.extensions.hats_output import SKYMAP_ORDER, finish_catalog
 from skyvec.mock.catalog import survey_schema, survey_table
 from skyvec.mock.drafts import Task, fresh_folder, run
 from skyvec.mock.galaxies import load_templates

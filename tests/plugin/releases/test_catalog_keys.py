@@ -12,7 +12,7 @@ from hats.io import paths
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from hats.pixel_math.spatial_index import compute_spatial_index
 
-from skyvec.hats_output import SKYMAP_ORDER, finish_catalog
+from skyvec.extensions.hats_output import SKYMAP_ORDER, finish_catalog
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.releases.joining.catalog_keys import read_catalog_keys
 from skyvec.releases.joining.join import JoinRule, margin_needed, match

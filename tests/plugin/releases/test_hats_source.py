@@ -11,7 +11,7 @@ from hats.io import paths
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from hats.pixel_math.spatial_index import compute_spatial_index, spatial_index_to_healpix
 
-from skyvec.hats_output import SKYMAP_ORDER, finish_catalog
+from skyvec.extensions.hats_output import SKYMAP_ORDER, finish_catalog
 from skyvec.releases.hats.leaf import ParquetPlace
 from skyvec.releases.hats.source import HatsSource
 from skyvec.releases.sky import near_pixel
@@ -56,24 +56,33 @@ def write_catalog(table, folder, *, order=3, split=(), index=None, group=4, prop
     home = [HealpixPixel(order + 1, int(f)) if h.pixel in split else h
             for h, f in zip(home, finer, strict=True)]  # fmt: skip
     rows = Counter(home)
-    suffix = (properties or {}).get("npix_suffix", ".parquet")
     for pixel, count in rows.items():
-        leaf = leaf_of(folder, pixel, suffix)
+        leaf = leaf_of(folder, pixel)
         part = table.filter(pa.array([h == pixel for h in home]))
         assert len(part) == count
-        if suffix == "/":
-            leaf.mkdir(parents=True)
-            half = count // 2
-            pq.write_table(part.slice(0, half), leaf / "a.parquet", row_group_size=group)
-            pq.write_table(part.slice(half), leaf / "b.parquet", row_group_size=group)
-        else:
-            leaf.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(part, leaf, row_group_size=group)
+        leaf.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(part, leaf, row_group_size=group)
     finish_catalog(
         folder, name="cat", rows=dict(rows),
         skymap=Counter(spatial_index_to_healpix(index, SKYMAP_ORDER).tolist()),
         ra_column="ra", dec_column="dec", builder="tests", properties=properties or {},
     )  # fmt: skip
+    return folder
+
+
+def leaves_as_folders(folder, *, group=4):
+    """The same catalog with two files for each leaf."""
+    for leaf in sorted(folder.glob("dataset/Norder=*/Dir=*/*.parquet")):
+        part = pq.read_table(leaf, partitioning=None)
+        leaf.unlink()
+        place = leaf.with_suffix("")
+        place.mkdir()
+        half = len(part) // 2
+        pq.write_table(part.slice(0, half), place / "a.parquet", row_group_size=group)
+        pq.write_table(part.slice(half), place / "b.parquet", row_group_size=group)
+    for name in ("hats.properties", "properties"):
+        with (folder / name).open("a") as file:
+            file.write("hats_npix_suffix=/\n")
     return folder
 
 
@@ -252,7 +261,7 @@ def test_a_bad_object_is_flagged_and_touches_no_other(table, tmp_path):
 def test_leaves_may_be_folders_of_several_files(table, tmp_path):
     plain = HatsSource.open(write_catalog(table, tmp_path / "a"), PICTURED, window=SIDE)
     split = HatsSource.open(
-        write_catalog(table, tmp_path / "b", properties={"npix_suffix": "/"}), PICTURED, window=SIDE
+        leaves_as_folders(write_catalog(table, tmp_path / "b")), PICTURED, window=SIDE
     )
     pixel = HealpixPixel(0, 4)
     left, right = (s.objects(pixel, margin_arcsec=0) for s in (plain, split))

@@ -81,6 +81,26 @@ def test_any_rows_of_any_layout_are_what_h5py_reads(files, layout, dtype, rows, 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("span", [3000, 1 << 20])
+def test_stretches_come_in_order_and_are_complete_as_they_come(
+    files, layout, dtype, span, monkeypatch
+):
+    monkeypatch.setattr(hdf5_rows, "SPAN_BYTES", span)
+    path, values = made(files, layout, dtype)
+    rows = [0, 1, 1, 4, 5, 6, 15, 22]
+    wanted = values[rows][..., 4:10, 4:10]
+    with opened(path, rows, window=6) as chosen:
+        out = np.zeros((6, *chosen.shape), chosen.dtype)
+        at = 0
+        for some in chosen.fill(out, 2):
+            assert some.start == at
+            at = some.stop
+            np.testing.assert_array_equal(out[some], wanted[2:][some])
+        assert at == 6
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_small_limits_on_memory_change_nothing(files, layout, monkeypatch):
     monkeypatch.setattr(hdf5_rows, "SLAB_BYTES", 3000)
     monkeypatch.setattr(hdf5_rows, "SPAN_BYTES", 3000)

@@ -13,6 +13,7 @@ from hats.pixel_math.healpix_shim import radec2pix
 
 from skyvec.releases.mmu.release import MmuRelease
 from skyvec.releases.mmu.writer import write_mmu_file, write_mmu_release
+from skyvec.releases.observing import observe_images
 from skyvec_schemas.errors import (
     BandError,
     ConfigurationError,
@@ -260,6 +261,53 @@ def test_bands_of_any_case_and_order_are_put_into_the_surveys_order(tmp_path):
     found = together(read_all(source, source.objects(PLACE, margin_arcsec=0)))
     np.testing.assert_array_equal(found["flux_BCHW"], straight[0])
     np.testing.assert_array_equal(found["good_BCHW"], straight[1])
+
+
+@pytest.mark.parametrize("mask", [None, "one for all bands", "for each band", "numbers"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "<f8"])
+def test_observations_are_those_of_the_plain_arrays(tmp_path, dtype, mask):
+    rng = np.random.default_rng(len(dtype))
+    side, window, count = 160, 96, 7
+    columns = stamps(HSC_SMALL, count)
+    flux = rng.normal(0, 1, (count, 5, side, side)).astype(np.float32)
+    flux[1, 2, 80, 81] = np.nan
+    flux[2, :, 40:80, 50:100] = np.inf
+    flux[3, 4] = 1e4  # the squares of which are too large for half floats
+    flux[4, 0, :20] = np.nan  # outside of the window
+    good = rng.random((count, 5, side, side)) > 0.001
+    good[:2] = True
+    good[5, :, :, 70:] = False
+    good = good[:, 0] if mask == "one for all bands" else good
+    columns |= {"image_array": flux, "image_mask": good if mask else None}
+    release(tmp_path, HSC_SMALL, columns)
+    with h5py.File(tmp_path / "healpix=1000" / "001-of-001.hdf5", "r+") as file:
+        del file["image_array"]
+        file["image_array"] = flux = flux.astype(dtype)
+        if mask == "numbers":
+            del file["image_mask"]
+            file["image_mask"] = good.astype(np.uint8)
+    source = MmuRelease.open(tmp_path, HSC_SMALL, window=window)
+    objects = source.objects(PLACE, margin_arcsec=0)
+    wanted, flags = observe_images(
+        flux.astype(np.float32), good if mask else None, HSC.image, size=window
+    )
+    kept = read_all(source, objects, rows=2)
+    dropped = [
+        (reading.observations["tok_image_hsc"].flux_BCHW.clone(),
+         reading.observations["tok_image_hsc"].good_BCHW.clone(), reading.flags)
+        for reading in source.read(objects, np.arange(count), rows=2)
+    ]  # fmt: skip
+    found = together(kept)
+    for flux, good, noted in (
+        (found["flux_BCHW"], found["good_BCHW"], found["flags"]),
+        (*(torch.cat(parts) for parts in zip(*(d[:2] for d in dropped), strict=True)),
+         np.concatenate([d[2] for d in dropped])),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(flux, wanted.flux_BCHW)
+        np.testing.assert_array_equal(good, wanted.good_BCHW)
+        np.testing.assert_array_equal(noted, flags)
+    assert flags[[1, 2]].all()
+    assert not flags[0]
 
 
 def test_image_flux_variable_ids_upper_case_positions_and_no_mask(tmp_path):

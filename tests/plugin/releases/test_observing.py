@@ -1,9 +1,14 @@
 """One object means one thing, whatever file it came from."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import avg_pool2d
 
 from skyvec.releases.observing import (
     observe_coefficients,
@@ -11,7 +16,10 @@ from skyvec.releases.observing import (
     observe_labels,
     observe_scalars,
     observe_spectra,
+    plane_power,
 )
+from skyvec_core.modalities import MODALITIES
+from skyvec_core.observations import fit_to_grid
 from skyvec_schemas.errors import ContractError
 from skyvec_schemas.quality_flags import Flag
 from skyvec_schemas.survey_columns import DESI, GAIA, HSC, LEGACY_IMAGE, LEGACY_SURVEY, ScalarColumn
@@ -77,6 +85,84 @@ def test_an_image_of_bad_pixels_gives_nothing():
 def test_hsc_has_five_bands():
     images, _ = observe_images(cutouts(bands=5), None, HSC.image, size=8)
     assert images.bands == ("HSC-G", "HSC-R", "HSC-I", "HSC-Z", "HSC-Y")
+
+
+SPOILT = {
+    "NaN": ("flux", np.s_[0, 1, 3], np.nan),
+    "inf": ("flux", np.s_[..., 4], np.inf),
+    "both inf": ("flux", np.s_[0, 0, :2, 0], [np.inf, -np.inf]),
+    "huge": ("flux", np.s_[-1, 2], 3e38),
+    "a bad block": ("mask", np.s_[..., :5, :5], False),
+    "many bad": ("mask", np.s_[0, ..., 1:], False),
+    "all bad": ("mask", np.s_[-1], False),
+}
+
+
+def by_definition(flux, mask, *, size, cell):
+    """Images and flags in as many words as the definition has, and as slowly."""
+    planes = torch.from_numpy(flux).float()
+    own = torch.ones_like(planes, dtype=torch.bool)
+    seen = torch.isfinite(planes)
+    if mask is not None:
+        seen &= torch.from_numpy(mask if mask.ndim == 4 else mask[:, None])
+    planes, seen = fit_to_grid(planes, seen, size=size)
+    _, own = fit_to_grid(own.float(), own, size=size)
+    flags = np.zeros(len(flux), np.int32)
+    flags[:] |= Flag.IMAGE_PADDED if min(flux.shape[2:]) < size else 0
+    share = (seen.flatten(1).sum(1) / own.flatten(1).sum(1)).numpy()
+    flags[share < 1] |= Flag.IMAGE_BAD_PIXELS
+    flags[share < 0.5] |= Flag.IMAGE_UNUSABLE
+    cells = [avg_pool2d(part.float().mean(1, keepdim=True), cell) for part in (own, seen)]
+    dropped = (cells[0] >= 0.5) & (cells[1] < 0.5)
+    flags[dropped.flatten(1).any(1).numpy()] |= Flag.IMAGE_TOKENS_DROPPED
+    seen[share < 0.5] = False
+    return planes.numpy(), seen.numpy(), flags
+
+
+@given(
+    seed=st.integers(0, 99),
+    rows=st.integers(1, 3),
+    image=st.sampled_from([LEGACY_IMAGE, HSC.image]),
+    side=st.tuples(st.integers(6, 60), st.integers(6, 60)),
+    size=st.sampled_from([24, 48]),
+    kind=st.sampled_from([None, "one for all bands", "for each band"]),
+    good=st.booleans(),
+    dtype=st.sampled_from(["f4", "f2", "f8"]),
+    spoilt=st.lists(st.sampled_from(list(SPOILT)), max_size=2),
+)
+def test_images_and_flags_are_what_is_defined(
+    seed, rows, image, side, size, kind, good, dtype, spoilt
+):
+    rng = np.random.default_rng(seed)
+    flux = rng.normal(0, 1, (rows, len(image.bands), *side)).astype(np.float32)
+    mask = rng.random(flux.shape if kind == "for each band" else (rows, *side)) > 0.01
+    for what in spoilt:
+        part, where, value = SPOILT[what]
+        {"flux": flux, "mask": mask}[part][where] = value
+    with np.errstate(over="ignore"):
+        flux = flux.astype(dtype)
+    wanted = by_definition(flux, mask if kind else None, size=size,
+                           cell=size // MODALITIES[image.token_key].grid[0])  # fmt: skip
+    image = replace(image, mask_is_good=good)
+    with warnings.catch_warnings(action="error"):
+        images, flags = observe_images(
+            flux.copy(), (mask if good else ~mask) if kind else None, image, size=size
+        )
+    np.testing.assert_array_equal(images.flux_BCHW.numpy(), wanted[0])
+    np.testing.assert_array_equal(images.good_BCHW.numpy(), wanted[1])
+    np.testing.assert_array_equal(flags, wanted[2])
+
+
+def test_the_power_of_a_plane_is_finite_only_if_its_pixels_are():
+    planes = cutouts(rows=4)
+    planes[0, 1] = 3e38
+    planes[1, 2, 3, 4] = np.nan
+    planes[2, 3, 0, :2] = [np.inf, -np.inf]
+    with np.errstate(all="ignore"):
+        power = plane_power(planes)
+    assert np.argwhere(~np.isfinite(power)).tolist() == [[0, 1], [1, 2], [2, 3]]
+    np.testing.assert_allclose(power[3], (planes[3] ** 2).sum(axis=(1, 2)), rtol=1e-5)
+    assert plane_power(planes[:0]).shape == (0, 4)
 
 
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4), seed=st.integers(0, 99))

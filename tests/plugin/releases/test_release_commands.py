@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from skyvec import terminal
-from skyvec.release_commands import release_app, repack
+from skyvec.commands import terminal
+from skyvec.commands.release import release_app, repack
 from skyvec.releases.mmu.writer import write_mmu_release
 from skyvec.releases.versions.manifest import Release
 from skyvec.releases.working_copy.source import WorkingCopy

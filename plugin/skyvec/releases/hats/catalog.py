@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import hats
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hats.catalog import Catalog, CatalogCollection
@@ -26,11 +28,13 @@ from skyvec.releases.hats.remote import (
     open_parquet,
     patiently,
 )
-from skyvec_schemas.errors import BandError, ConfigurationError
+from skyvec_schemas.errors import BandError, ConfigurationError, ContractError
 from skyvec_schemas.survey_columns import Survey
 
 __all__ = ("HatsRelease", "band_order")
 
+ROW_BYTES = 1 << 23
+"""Decoded at a time on the way to a single row."""
 _REMEDY = "Give the folder of a HATS collection or catalog (it holds *.properties files)"
 _PROPERTIES = ("hats.properties", "collection.properties", "properties")
 
@@ -98,10 +102,9 @@ class HatsRelease:
 
     def leaf(self, pixel: HealpixPixel) -> Path:
         """Parquet file of one pixel, or the folder of its files where the catalog has such."""
-        suffix = self.catalog.catalog_info.npix_suffix or ".parquet"
-        return located(
-            paths.pixel_catalog_file(self.catalog.catalog_path, pixel, npix_suffix=suffix)
-        )
+        root, suffix = self.root, self.catalog.catalog_info.npix_suffix or ".parquet"
+        # Only a local path is nothing but its name.
+        return _leaf(root, pixel, suffix) if is_remote(root) else _local_leaf(root, pixel, suffix)
 
     def files(self, pixel: HealpixPixel) -> tuple[Path, ...]:
         """Every Parquet file of one pixel, in the order in which their rows count."""
@@ -191,10 +194,47 @@ class HatsRelease:
             chosen = [self.healpix_column, *columns.paths(names)]
             yield from (batch for _, batch in leaf.batches(chosen, rows=rows))
 
+    def rows(self, pixels: Iterable[HealpixPixel]) -> int:
+        """Rows of some pixels, by the footers of their files; none where these cannot be read."""
+        total = 0
+        for pixel in pixels:
+            # What is wrong with a file, its own pixel reports.
+            with suppress(ContractError), Leaf.open(self.files(pixel)) as leaf:
+                total += leaf.rows
+        return total
+
+    def row(self, pixel: HealpixPixel, survey: Survey, row: int) -> pa.RecordBatch:
+        """One row as `batches` gives it, read on its own.
+
+        Raises
+        ------
+        ContractError
+            If the leaf has no such row any more.
+        """
+        columns = self._own_columns(survey)
+        chosen = [self.healpix_column, *columns.paths((*columns.keys, *columns.inputs))]
+        with Leaf.open(self.files(pixel)) as leaf:
+            rows = leaf.rows_of(chosen, ROW_BYTES)
+            for start, batch in leaf.batches(chosen, rows=rows, wanted=np.array([row])):
+                if start <= row < start + len(batch):
+                    return batch.slice(row - start, 1)
+        raise ContractError(
+            f"row {row} is not there any more",
+            where=str(self.leaf(pixel)),
+            remedy="Run the same command again when nothing writes to it any more",
+        )
+
     def identity(self, pixel: HealpixPixel) -> Mapping[str, object]:
         """Size, row count and footer digest of one leaf: what it holds, without reading it all."""
         files = {place.name: footer(place) for place in self.files(pixel)}
         return next(iter(files.values())) if len(files) == 1 else files
+
+
+def _leaf(root: Path, pixel: HealpixPixel, suffix: str) -> Path:
+    return located(paths.pixel_catalog_file(root, pixel, npix_suffix=suffix))
+
+
+_local_leaf = lru_cache(maxsize=64)(_leaf)
 
 
 def _read_local(path: Path) -> object:

@@ -82,7 +82,8 @@ class ParquetPlace:
         known = [schema.column(place).path for place in range(len(schema))]
         chosen, lacking = [], []
         for path in paths:
-            found = [column for column in known if _leads_to(column, path)]
+            # A column of this very name has no others in it.
+            found = [path] if path in known else [c for c in known if _leads_to(c, path)]
             chosen += found
             lacking += [] if found else [path]
         if lacking:
@@ -106,10 +107,18 @@ class ParquetPlace:
             except (OSError, pa.ArrowInvalid) as problem:
                 raise unreadable(problem, self.path) from problem
 
+    def decoded_bytes(self, chunks: Sequence[str]) -> int:
+        """Bytes of these columns in all row groups, uncompressed."""
+        groups = range(self.file.metadata.num_row_groups)
+        return sum(c.total_uncompressed_size for group in groups for c in self._of(group, chunks))
+
     def _bytes(self, group: int, chunks: Sequence[str]) -> int:
+        return sum(c.total_compressed_size for c in self._of(group, chunks))
+
+    def _of(self, group: int, chunks: Sequence[str]) -> Iterator[pq.ColumnChunkMetaData]:
         metadata, wanted = self.file.metadata.row_group(group), set(chunks)
         columns = (metadata.column(place) for place in range(metadata.num_columns))
-        return sum(c.total_compressed_size for c in columns if c.path_in_schema in wanted)
+        return (c for c in columns if c.path_in_schema in wanted)
 
 
 def _leads_to(column: str, path: str) -> bool:
@@ -152,6 +161,11 @@ class Leaf:
     def rows(self) -> int:
         """Rows of all files."""
         return sum(place.file.metadata.num_rows for place in self.files)
+
+    def rows_of(self, paths: Sequence[str], size: int) -> int:
+        """Rows, at least one, whose values in these columns take about ``size`` bytes."""
+        held = sum(place.decoded_bytes(place.chunks(paths)) for place in self.files)
+        return max(1, size * self.rows // max(held, 1))
 
     @property
     def stamps(self) -> tuple[tuple[object, ...], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import time
@@ -311,8 +312,19 @@ def is_there(path: Path, *, kind: type[SkyvecError] = ContractError) -> bool:
     return patiently(once, where=str(path), kind=kind)
 
 
-def unreadable(problem: Exception, path: Path | str) -> ContractError:
-    """What to say of a file that cannot be decoded."""
+_MACHINE = {errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT,
+            errno.EAGAIN, errno.EBUSY, errno.ENOTCONN, errno.ECONNRESET}  # fmt: skip
+"""What a disk or a file system that is not well says of files that may be."""
+
+
+def unreadable(problem: Exception, path: Path | str) -> SkyvecError:
+    """What to say of a file that cannot be decoded: it is broken, or its disk is not well."""
+    if isinstance(problem, OSError) and problem.errno in _MACHINE:
+        return InfrastructureError(
+            f"cannot be read now ({first_line(problem)})",
+            where=str(path),
+            remedy="Mend the disk or the mount, and run the same command again",
+        )
     return ContractError(
         f"cannot be read ({first_line(problem)})", where=str(path), remedy=_UNREADABLE
     )

@@ -7,18 +7,25 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from skyvec.releases.batch_memory import BatchMemory
 from skyvec.releases.hats.catalog import band_order
 from skyvec.releases.mmu.file import MmuFile
 from skyvec.releases.mmu.layout import image_name, pick
 from skyvec.releases.mmu.rows import Rows
 from skyvec.releases.observing import (
+    Marks,
+    Planes,
+    Power,
+    judge_images,
+    mark_good,
     observe_coefficients,
-    observe_images,
     observe_labels,
     observe_scalars,
     observe_spectra,
+    plane_power,
 )
 from skyvec_core.modalities import MODALITIES
 from skyvec_core.observations import Observed
@@ -33,6 +40,7 @@ Some = tuple[Mapping[str, Observed], Flags]
 _IMAGE_DOUBTS = np.int32(
     Flag.IMAGE_BAD_PIXELS | Flag.IMAGE_UNUSABLE | Flag.IMAGE_TOKENS_DROPPED | Flag.IMAGE_PADDED
 )
+_FLOAT, _BOOL = np.dtype(np.float32), np.dtype(np.bool_)
 _REBUILD = "Build this file again, or leave the column out"
 
 
@@ -107,7 +115,10 @@ class _Images:
                     remedy=_REBUILD,
                 )
         self.rows = chosen.rows
+        self.memory = BatchMemory()
         self.orders, self.which = self._orders(chosen, shape[0])
+        self.foreign = np.array([order is None for order in self.orders], np.bool_)
+        self.unusual = any(order is None or order != sorted(order) for order in self.orders)
 
     def _orders(self, chosen: Chosen, planes: int) -> tuple[list[list[int] | None], Places]:
         """Orders of bands that occur, None for wrong ones, and which of them each row has."""
@@ -136,39 +147,69 @@ class _Images:
         return orders, which
 
     def observe(self, start: int, stop: int) -> Some:
-        flux = self.flux.take(start, stop)
-        good = self._good(start, stop)
+        shape = (stop - start, *self.flux.shape)
+        planes, good = self.memory.empty((shape, _FLOAT), (shape, _BOOL))
+        power = self._read(planes, start)
+        clean = self._mark(good, start)
         which = self.which[start:stop]
-        for kind in np.unique(which).tolist():
-            order = self.orders[kind]
-            if order is not None and order != sorted(order):
-                rows = which == kind
-                flux[rows] = flux[rows][:, order]
-                if good is not None and good.ndim == flux.ndim:
+        foreign = self.foreign[which]
+        if self.unusual:
+            for kind, order in enumerate(self.orders):
+                if order is not None and order != sorted(order):
+                    rows = which == kind
+                    planes[rows] = planes[rows][:, order]
                     good[rows] = good[rows][:, order]
-        foreign = np.isin(which, [kind for kind, order in enumerate(self.orders) if not order])
-        if foreign.any():
-            flux[foreign] = 0
-        images, flags = observe_images(flux, good, self.image, size=self.size)
-        if foreign.any():
+            planes[foreign] = 0
+        images, flags = judge_images(
+            torch.from_numpy(planes), good, self.image, size=self.size, power=power, clean=clean
+        )
+        if self.unusual:
             images.good_BCHW[np.flatnonzero(foreign)] = False
             flags[foreign] = flags[foreign] & ~_IMAGE_DOUBTS | Flag.IMAGE_WRONG_BANDS
         return {self.image.token_key: images}, flags
 
-    def _good(self, start: int, stop: int) -> NDArray[np.generic] | None:
-        if self.mask is None or self.mask_name is None:
-            return None
-        values = self.mask.take(start, stop)
-        if values.dtype.kind == "b":
-            return values
+    @np.errstate(over="ignore", invalid="ignore")
+    def _read(self, planes: Planes, start: int) -> Power:
+        """Fill in the pixels of some rows; returns the power of each plane.
+
+        It is taken piece by piece, while the pixels are in the processor's cache.
+        """
+        power = np.empty(planes.shape[:2], np.float32)
+        values: NDArray[np.generic] = planes
+        if self.flux.dtype != _FLOAT:
+            (values,) = self.memory.empty((planes.shape, self.flux.dtype))
+        for some in self.flux.fill(values, start):
+            if values is not planes:  # by torch: numpy takes twenty times as long for half floats
+                torch.from_numpy(planes[some]).copy_(torch.from_numpy(values[some]))
+            power[some] = plane_power(planes[some])
+        return power
+
+    def _mark(self, good: Marks, start: int) -> Marks:
+        """Fill in which pixels of some rows are good; returns for which rows all are."""
+        clean = np.ones(len(good), np.bool_)
+        if self.mask is None:
+            good[...] = True
+        elif self.mask.dtype.kind != "b":
+            mask = self._checked(self.mask.take(start, start + len(good)), start)
+            clean = mark_good(good, mask, self.image)
+        elif self.mask.shape == good.shape[1:]:
+            for some in self.mask.fill(good, start):
+                clean[some] = mark_good(good[some], None, self.image)
+        else:
+            (mask,) = self.memory.empty(((len(good), *self.mask.shape), _BOOL))
+            for some in self.mask.fill(mask, start):
+                clean[some] = mark_good(good[some], mask[some], self.image)
+        return clean
+
+    def _checked(self, values: NDArray[np.generic], start: int) -> Marks:
         if values.size and not np.isin(values, (0, 1)).all():
             row = int(np.flatnonzero(~np.isin(values, (0, 1)).reshape(len(values), -1).all(1))[0])
             raise self.file.refused(
                 f"row {self.rows[start + row]}: holds other values than 0 and 1",
-                dataset=self.mask_name,
+                dataset=self.mask_name or "",
                 remedy="Write True for good pixels and False for others",
             )
-        return values != 0
+        return np.asarray(values != 0)
 
 
 class _Spectra:
@@ -227,11 +268,12 @@ class _Scalars:
             for scalar in survey.scalars
         }
         values = {name: column.take(0, len(chosen.rows)) for name, column in columns.items()}
-        self.observed, self.flags = observe_scalars(values, survey)
+        observed, self.flags = observe_scalars(values, survey)
+        self.keys, self.values = list(observed), torch.stack(list(observed.values()))
 
     def observe(self, start: int, stop: int) -> Some:
-        rows = slice(start, stop)
-        return {key: values[rows] for key, values in self.observed.items()}, self.flags[rows]
+        values = self.values[:, start:stop].unbind()
+        return dict(zip(self.keys, values, strict=True)), self.flags[start:stop]
 
 
 class Labels:

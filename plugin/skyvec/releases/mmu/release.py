@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from hats.pixel_math.healpix_shim import radec2pix
+from hats.pixel_math.spatial_index import SPATIAL_INDEX_ORDER
 from numpy.typing import NDArray
 
 from skyvec.releases.ids import canonical_ids
@@ -21,7 +22,7 @@ from skyvec.releases.mmu.file import MmuFile, Stamp
 from skyvec.releases.mmu.folders import in_folder, what_went_wrong
 from skyvec.releases.mmu.layout import HEALPIX, ORDER, PIXELS, SUFFIXES, pick
 from skyvec.releases.mmu.observing import Chosen, Labels, parts_of
-from skyvec.releases.sky import near_pixel, pixels_around
+from skyvec.releases.sky import meet_ranges, near_pixel, pixels_around, ranges_around
 from skyvec.releases.source import Quarantined, Reading, SourceObjects
 from skyvec_core.observations import Observed
 from skyvec_schemas.errors import ConfigurationError, ContractError
@@ -116,8 +117,11 @@ class MmuRelease:
 
     def _around(self, pixel: HealpixPixel, margin_arcsec: float) -> list[tuple[int, int]]:
         """(folder, file) of all files that may hold objects of a pixel and its margin."""
-        pixels = pixels_around(pixel, order=ORDER, margin_arcsec=margin_arcsec)
-        return [(place, file) for place in pixels for file in self.folders.get(place, ())]
+        folders = np.array(sorted(self.folders), np.int64)
+        span = 4 ** (SPATIAL_INDEX_ORDER - ORDER)
+        cells = np.stack([folders, folders + 1], axis=1) * span
+        near = meet_ranges(cells, ranges_around(pixel, margin_arcsec=margin_arcsec))
+        return [(place, file) for place in folders[near].tolist() for file in self.folders[place]]
 
     def objects(self, pixel: HealpixPixel, *, margin_arcsec: float) -> SourceObjects:
         """See `Source.objects`.

@@ -7,22 +7,26 @@ chunks), so that each chunk is decoded once, and only the chunks under the centr
 
 from __future__ import annotations
 
+import math
 import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Protocol
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from skyvec.releases.batch_memory import BatchMemory
 from skyvec_schemas.errors import ContractError
 
 Values = NDArray[np.generic]
 
-SPAN_BYTES = 1 << 21
+SPAN_BYTES = 1 << 20
 """Bytes asked for at one go: enough to hide the call, few enough to stay in the CPU's cache."""
 GAP_BYTES = 1 << 16
 """Unwanted bytes between two rows that are read along, which is cheaper than another call."""
-MARGIN_BYTES = 1 << 14
+MARGIN_BYTES = 1 << 13
 """Bytes above and below the window of a plane from which they are left out."""
 SLAB_BYTES = 1 << 27
 """Most bytes of decoded rows that are kept; a larger slab is decoded several times."""
@@ -43,9 +47,23 @@ class Rows(Protocol):
         """As in the file, in the machine's byte order."""
 
     def take(self, start: int, stop: int) -> Values:
-        """The chosen rows from place ``start`` up to ``stop``, as a new array.
+        """The chosen rows from place ``start`` up to ``stop``, as a new array; see `fill`."""
+
+    def fill(self, out: Values, start: int) -> Iterator[slice]:
+        """Write the chosen rows from place ``start`` on over all of an array.
 
         Fastest if called for ascending places.
+
+        Parameters
+        ----------
+        out
+            (n, ...) of this shape and dtype, contiguous.
+
+        Yields
+        ------
+        slice
+            Of ``out``, each stretch as soon as it is written: whoever goes over the values at
+            once finds them in the processor's cache.
 
         Raises
         ------
@@ -69,10 +87,11 @@ def open_rows(
         Of the last two axes, only the centre ``window`` x ``window``; all of them if they are
         shorter than that.
     """
-    if dataset.ndim == 0:
+    shape, dtype = dataset.shape, dataset.dtype
+    if not shape:
         return _TheOneRow(dataset, rows)
     offset = dataset.id.get_offset()
-    if offset is not None and dataset.size and not dataset.dtype.hasobject:
+    if offset is not None and math.prod(shape) and not dtype.hasobject:
         return ContiguousRows(dataset, rows, descriptor, offset, window)
     return SlabRows(dataset, rows, window)
 
@@ -86,15 +105,29 @@ def centre(shape: tuple[int, ...], window: int | None) -> tuple[slice, ...]:
     return (*whole[:-2], *(slice(top, top + window) for top in tops))
 
 
-class _Chosen:
+class _Chosen(ABC):
     """What all ways have in common."""
 
     def __init__(self, dataset: h5py.Dataset, rows: NDArray[np.int64], window: int | None) -> None:
-        self.dataset, self.rows = dataset, rows
-        self.part = centre(dataset.shape[1:], window)
+        self.dataset, self.rows, self.memory = dataset, rows, BatchMemory()
+        self.count, *row = dataset.shape
+        self.whole, self.stored = tuple(row), dataset.dtype
+        self.part = centre(self.whole, window)
         self.shape = tuple(cut.stop - cut.start for cut in self.part)
-        self.cropped = self.shape != dataset.shape[1:]
-        self.dtype: np.dtype = dataset.dtype.newbyteorder("=")
+        self.cropped = self.shape != self.whole
+        self.dtype: np.dtype = self.stored.newbyteorder("=")
+
+    def take(self, start: int, stop: int) -> Values:
+        """See `Rows.take`."""
+        out: Values
+        (out,) = self.memory.empty(((len(self.rows[start:stop]), *self.shape), self.dtype))
+        for _ in self.fill(out, start):
+            pass
+        return out
+
+    @abstractmethod
+    def fill(self, out: Values, start: int) -> Iterator[slice]:
+        """See `Rows.fill`."""
 
     def unreadable(self, row: int, why: str) -> ContractError:
         """The error of a row that does not come out of the file."""
@@ -123,12 +156,10 @@ class ContiguousRows(_Chosen):
     ) -> None:
         super().__init__(dataset, rows, window)
         self.descriptor, self.offset = descriptor, offset
-        stored = dataset.dtype if dataset.dtype.kind != "b" else np.dtype(np.uint8)
-        self.kept = self.dtype if self.dtype.kind != "b" else stored
-        shape = dataset.shape[1:]
-        self.row_bytes = stored.itemsize * int(np.prod(shape, dtype=np.int64))
-        self.straight = not self.cropped and stored == self.kept
-        self.most = max(1, SPAN_BYTES // max(1, self.row_bytes))
+        stored = self.stored if self.stored.kind != "b" else np.dtype(np.uint8)
+        shape = self.whole
+        self.row_bytes = stored.itemsize * math.prod(shape)
+        self.straight = not self.cropped and stored.isnative
         self.planes = 0
         """Pieces of a row that are read one by one; 0 if rows are read whole."""
         if self.cropped and len(rows):
@@ -140,33 +171,44 @@ class ContiguousRows(_Chosen):
                 self.planes = self.row_bytes // self.plane_bytes
                 shape = (*shape[:-2], lines.stop - lines.start, shape[-1])
                 self.part = (*self.part[:-2], slice(0, shape[-2]), self.part[-1])
-        self._scratch = np.empty((min(self.most, dataset.shape[0]), *shape), stored)
-        self._pieces: list[memoryview] = []
+        self.most = max(1, SPAN_BYTES // max(1, stored.itemsize * math.prod(shape)))
+        self._scratch = np.empty((min(self.most, self.count), *shape), stored)
+        self._window = self._scratch[(slice(None), *self.part)]
+        self._pieces: list[list[memoryview]] = []
         if self.planes:
-            pieces = self._scratch.reshape(len(self._scratch) * self.planes, -1)
-            self._pieces = [_bytes_of(piece) for piece in pieces]
+            pieces = self._scratch.reshape(len(self._scratch), self.planes, -1)
+            self._pieces = [[_bytes_of(piece) for piece in row] for row in pieces]
 
-    def take(self, start: int, stop: int) -> Values:
-        """See `Rows.take`."""
-        rows = self.rows[start:stop]
-        out: Values = np.empty((len(rows), *self.shape), self.kept)
-        if self.planes:
-            for at in range(0, len(rows), len(self._scratch)):
-                self._read_planes(rows[at : at + len(self._scratch)], out[at:])
-        else:
-            self._read_whole(rows, out)
+    def fill(self, out: Values, start: int) -> Iterator[slice]:
+        """See `Rows.fill`."""
+        rows = self.rows[start : start + len(out)]
         if self.dtype.kind != "b":
-            return out
-        # A byte that is neither 0 nor 1 is no numpy bool.
-        return out.view(np.bool_) if out.max(initial=0) <= 1 else out != 0
+            yield from self._fill(out, rows)
+            return
+        marks = out.view(np.uint8)
+        for stretch in self._fill(marks, rows):
+            if marks[stretch].max(initial=0) > 1:  # a byte that is neither is no numpy bool
+                np.not_equal(marks[stretch], 0, out=out[stretch])
+            yield stretch
 
-    def _read_whole(self, rows: NDArray[np.int64], out: Values) -> None:
+    def _fill(self, out: Values, rows: NDArray[np.int64]) -> Iterator[slice]:
+        if not self.planes:
+            yield from self._fill_whole(out, rows)
+            return
+        for at in range(0, len(rows), len(self._scratch)):
+            stretch = slice(at, min(at + len(self._scratch), len(rows)))
+            self._read_planes(rows[stretch])
+            out[stretch] = self._window[: stretch.stop - at]
+            yield stretch
+
+    def _fill_whole(self, out: Values, rows: NDArray[np.int64]) -> Iterator[slice]:
         apart = np.flatnonzero((np.diff(rows) - 1) * self.row_bytes > GAP_BYTES) + 1
         for first, last in zip([0, *apart.tolist()], [*apart.tolist(), len(rows)], strict=True):
             at = first
             while at < last:
                 upto = int(np.searchsorted(rows[at:last], rows[at] + self.most)) + at
                 self._read_span(rows[at:upto], out[at:upto])
+                yield slice(at, upto)
                 at = upto
 
     def _read_span(self, rows: NDArray[np.int64], out: Values) -> None:
@@ -174,29 +216,28 @@ class ContiguousRows(_Chosen):
         consecutive = _consecutive(rows)
         straight = consecutive and self.straight
         span = out if straight else self._scratch[:count]
-        self._fill(_bytes_of(span), self.offset + first * self.row_bytes, first)
+        self._read(_bytes_of(span), self.offset + first * self.row_bytes, first)
         if not straight:
-            window = span[(slice(None), *self.part)]
+            window = self._window[:count]
             out[...] = window if consecutive else window[rows - first]
 
-    def _read_planes(self, rows: NDArray[np.int64], out: Values) -> None:
-        pieces = iter(self._pieces)
-        for row in rows.tolist():
-            first = self.offset + row * self.row_bytes + self.skipped
-            for position in range(first, first + self.row_bytes - self.skipped, self.plane_bytes):
-                self._fill(next(pieces), position, row)
-        out[: len(rows)] = self._scratch[(slice(0, len(rows)), *self.part)]
+    def _read_planes(self, rows: NDArray[np.int64]) -> None:
+        for row, pieces in zip(rows.tolist(), self._pieces, strict=False):
+            position = self.offset + row * self.row_bytes + self.skipped
+            for piece in pieces:
+                self._read(piece, position, row)
+                position += self.plane_bytes
 
-    def _fill(self, room: memoryview, position: int, row: int) -> None:
+    def _read(self, room: memoryview, position: int, row: int) -> None:
         done = 0
         while done < len(room):
-            reached = row + done // self.row_bytes
             try:
-                got = os.preadv(self.descriptor, [room[done:]], position + done)
+                got = os.preadv(self.descriptor, [room[done:] if done else room], position + done)
             except OSError as problem:
+                reached = row + done // self.row_bytes
                 raise self.unreadable(reached, str(problem)) from problem
             if not got:
-                raise self.unreadable(reached, "the file ends before it")
+                raise self.unreadable(row + done // self.row_bytes, "the file ends before it")
             done += got
 
     def _in_memory(self) -> bool:
@@ -225,17 +266,16 @@ class SlabRows(_Chosen):
 
     def __init__(self, dataset: h5py.Dataset, rows: NDArray[np.int64], window: int | None) -> None:
         super().__init__(dataset, rows, window)
-        row_bytes = max(1, self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64)))
+        row_bytes = max(1, self.dtype.itemsize * math.prod(self.shape))
         self.height = dataset.chunks[0] if dataset.chunks else max(1, dataset.shape[0])
         self.most = max(1, SLAB_BYTES // row_bytes)
         self.joined = max(1, _JOINED_BYTES // row_bytes)
         self._first = self._stop = 0
         self._slab: Values = np.empty((0, *self.shape), dataset.dtype)
 
-    def take(self, start: int, stop: int) -> Values:
-        """See `Rows.take`."""
-        rows = self.rows[start:stop]
-        out: Values = np.empty((len(rows), *self.shape), self.dtype)
+    def fill(self, out: Values, start: int) -> Iterator[slice]:
+        """See `Rows.fill`."""
+        rows = self.rows[start : start + len(out)]
         at = 0
         while at < len(rows):
             row = int(rows[at])
@@ -245,8 +285,8 @@ class SlabRows(_Chosen):
             wanted = rows[at:upto] - self._first
             alike = slice(wanted[0], wanted[-1] + 1) if _consecutive(wanted) else wanted
             out[at:upto] = self._slab[alike]
+            yield slice(at, upto)
             at = upto
-        return out
 
     def _load(self, place: int) -> None:
         """Decode the slab of a chosen row, from that row to the last chosen one in it.
@@ -290,3 +330,8 @@ class _TheOneRow:
     def take(self, start: int, stop: int) -> Values:
         """See `Rows.take`."""
         return np.full(len(self.rows[start:stop]), self.value, self.dtype)
+
+    def fill(self, out: Values, start: int) -> Iterator[slice]:
+        """See `Rows.fill`."""
+        out[...] = self.value
+        yield slice(0, len(self.rows[start : start + len(out)]))

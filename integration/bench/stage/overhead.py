@@ -1,0 +1,87 @@
+"""What the stage costs without a model, beside plain pyarrow and beside LSDB; CPU time of all threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from stage import peers
+from stage.catalogs import write_catalog
+from stage.figure import Case, Figure, cpu, ratio, rounds_in_turn
+from stage.null_model import null_model
+
+from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.stage.run import run
+from skyvec.surveys import leave_out
+from skyvec_schemas.embedding_columns import EmbeddingColumns
+from skyvec_schemas.survey_columns import LEGACY_SURVEY
+
+DIM = 768
+SIZES = ((12, 5000), (48, 500))
+"""Pixels and rows of each."""
+BATCH_ROWS = peers.ROW_GROUP_ROWS
+"""Rows of 11 numbers: the stage's default of 128 is for rows with cutouts."""
+
+
+def measure(scratch: Path, *, rounds: int, objects: int) -> list[Figure]:
+    """Scalars in, float16 vectors of the base size out."""
+    del objects
+    torch.set_num_threads(1)
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    return [
+        figure
+        for pixels, rows in SIZES
+        for figure in _figures(scratch / f"{pixels}x{rows}", pixels, rows, rounds)
+    ]
+
+
+def _figures(scratch: Path, pixels: int, rows: int, rounds: int) -> list[Figure]:
+    catalog = write_catalog(scratch / "sky", pixels=pixels, rows=rows)
+    survey = leave_out(LEGACY_SURVEY, ["image"], where="bench")
+    inputs = [scalar.name for scalar in survey.scalars]
+    columns = EmbeddingColumns(name="v", dim=DIM)
+    ready, release = peers.ready_columns(columns, rows), HatsRelease.open(catalog)
+    fast = peers.fast_options(columns)
+
+    def stage(turn: int, batch_rows: int) -> None:
+        name = f"v{batch_rows}_{turn}"
+        record = run(catalog, name=name, out=scratch / "out", survey=survey, workers=0,
+                     batch_rows=batch_rows)  # fmt: skip
+        assert record.rows == pixels * rows
+        assert not record.failed_rows
+
+    cases: dict[str, Case] = {
+        "plain": lambda i: peers.plain_pyarrow(
+            release, scratch / f"plain{i}", ready, columns, inputs
+        ),
+        "stage": lambda i: stage(i, BATCH_ROWS),
+        "stage, 128": lambda i: stage(i, 128),
+        "lsdb": lambda i: peers.lsdb_map_partitions(
+            catalog, scratch / f"lsdb{i}", ready, columns, inputs, None
+        ),
+        "lsdb, fast": lambda i: peers.lsdb_map_partitions(
+            catalog, scratch / f"fast{i}", ready, columns, inputs, fast
+        ),
+    }
+    with null_model(DIM):
+        spent = rounds_in_turn(cases, rounds)
+    each = {name: cpu(taken) / pixels * 1e3 for name, taken in spent.items()}
+    ours, what = spent["stage"], f"null model, {pixels} pixels of {rows:,} rows"
+    return [
+        Figure(
+            name=f"{what}: stage over plain pyarrow, CPU",
+            measured=ratio(ours, spent["plain"], "cpu"),
+            asked="at most 1.5",
+            note=f"{each['stage']:.1f} and {each['plain']:.1f} ms a pixel; with batches of 128 rows "
+            f"{each['stage, 128']:.1f}",
+        ),
+        Figure(
+            name=f"{what}: LSDB map_partitions + write_catalog over stage, CPU",
+            measured=ratio(spent["lsdb"], ours, "cpu"),
+            asked="at least 3",
+            note=f"{each['lsdb']:.1f} ms a pixel, its default writer; with the stage's writer "
+            f"options {ratio(spent['lsdb, fast'], ours, 'cpu')}, {each['lsdb, fast']:.1f} ms",
+        ),
+    ]

@@ -1,0 +1,22 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Catalog = Annotated[str, typer.Argument(help="Folder or URI of a HATS collection or catalog.")]
+ModelOption = Annotated[
+    str, typer.Option(help="skyvec-tiny, a model folder, or hf://owner/name@revision.")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel="Where it runs",
+        help="Dask worker processes; all cores by default, 0: none.",
+    ),
+]
+ExtensionOption = Annotated[
+    str | None, typer.Option(help="Which extension, if the collection has several.")
+]

@@ -1,0 +1,1 @@
+"""Extension catalogs: what is published, how it is read, checked and taken away."""

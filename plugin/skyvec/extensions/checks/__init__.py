@@ -1,0 +1,1 @@
+"""What `skyvec.extensions.verify` looks at, one check a module."""

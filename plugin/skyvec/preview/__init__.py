@@ -1,0 +1,1 @@
+"""What a run would do and cost, seen on a sample before any compute."""
