@@ -150,7 +150,9 @@ def test_ctrl_c_ends_with_one_line_and_what_is_done_stays(sky, tmp_path):
     _, problem = started.communicate(timeout=120)
     assert started.returncode == 130
     assert problem.strip() == "skyvec: interrupted; run the same command again to continue"
-    assert "unfinished, not published" in call("status", tmp_path, check=False).stdout
+    said = call("status", tmp_path, check=False).stdout
+    assert "incomplete, not published" in said
+    assert "pixels were not tried (interrupted)" in said
     record = skyvec.run(sky, name="stopped", out=tmp_path, workers=0)
     assert record.skipped >= 2
     assert stored_vectors(tmp_path, "stopped") == stored_vectors(sky)

@@ -15,6 +15,7 @@ import argparse
 import os
 import random
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -91,6 +92,9 @@ def simulate(
         done = window = 0
         for _ in drive(replace(ready, todo=pixels), pool, heard, Patience()):
             done, window = done + 1, max(window, pool.window)
+            if done % 1000 == 0:
+                now = time.monotonic() - started
+                print(f"{done} pixels after {now:.0f} s", file=sys.stderr, flush=True)
         wall = time.monotonic() - started
         spent = [cpu(p) - s for p, s in zip((scheduler, driver), spent, strict=True)]
         more = [p.memory_info().rss - m for p, m in zip((scheduler, driver), memory, strict=True)]

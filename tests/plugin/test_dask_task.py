@@ -124,7 +124,7 @@ def test_what_has_not_ended_is_cancelled_and_what_ends_later_is_nobodys(pool):
 )
 def test_many_workers_speak_less_often(pool, workers, seconds):
     client, on_dask = pool(workers)
-    assert on_dask.window >= 64
+    assert on_dask.window == max(256, 4 * workers)
     submitted(on_dask, 1)
     assert client.asked[0]["beat_seconds"] == seconds
 

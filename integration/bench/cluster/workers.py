@@ -18,6 +18,7 @@ from skyvec.stage import dask_task
 QUIET = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.tick.interval": "5s",
 }
 """What a thousand workers would each do on their own machine, and share here."""
 AT_ONCE = 25

@@ -19,6 +19,7 @@ from skyvec.models import model_folder
 from skyvec.probe import cross_validate, labelled_vectors, sky_blocks
 from skyvec.stage.run import run
 from skyvec.stage.run_record import RunRecord
+from skyvec_core.golden import GOLDEN_FILE
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.weights import load_transformer, save_transformer
 
@@ -51,6 +52,7 @@ def embed_at_random(
                 trained.get_submodule(table).state_dict()
             )
         save_transformer(untrained, staged)
+        (staged / GOLDEN_FILE).unlink(missing_ok=True)  # of the trained weights
         staged.rename(folder)
     record = run(catalog, model=folder, name="untrained_blocks", out=out, client=client)
     return VectorCatalog.open(record.properties or out / "untrained_blocks.properties")

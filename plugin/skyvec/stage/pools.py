@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 5.0
 """Workers are counted so often: they may join late, or leave."""
-LEAST_SUBMITTED, SUBMITTED_EACH = 64, 4
-"""Tasks that the scheduler knows at a time: enough for an adaptive cluster to grow by, and for every
-thread to find the next one; never all 200,000 pixels of a release."""
+LEAST_SUBMITTED, SUBMITTED_EACH = 256, 4
+"""Tasks that the scheduler knows at a time: enough for an adaptive cluster to reach 1,000 workers in
+two steps, and for every thread to find the next one; never all 200,000 pixels of a release."""
 GATHER_SECONDS = 60
 COLLECTORS = 8
 """Threads that fetch records, so that one whose worker has just died holds up nobody else's."""
@@ -153,6 +153,7 @@ class OnDask:
             batch_rows=task.batch_rows,
             beat_seconds=max(BEAT_SECONDS, self._workers / BEATS_A_SECOND),
             pure=False, resources=self._resources or None,
+            priority=task.attempt,  # what is tried again has waited, and goes before the fresh
             key=f"{self._topic}-{pixel.order}-{pixel.pixel}-{task.attempt}-{time.monotonic_ns()}",
         )  # fmt: skip
         self._running[future.key] = task, future
