@@ -10,13 +10,14 @@ DEMO    ?= .demo
 AION    ?= .venv-aion
 CHAOS   ?= .chaos
 JOBS    ?= 2
+OTHERS  := test_dask.py test_runners.py
 PYTEST  := $(BIN)/python -m pytest -n $(JOBS)
 
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND = Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all integration parity lint fmt types imports check chaos bench-stage bench-aion bench-releases docs \
+.PHONY: help setup demo test test-all integration others parity lint fmt types imports check chaos bench-stage bench-aion bench-releases docs \
         dist-check train-tiny clean
 
 help:  ## list these words
@@ -50,7 +51,11 @@ test: $(READY)  ## fast tests: no network, no cluster
 	$(PYTEST) tests
 
 integration: $(GALAXIES)  ## end to end: LSDB, Dask workers, the command line, the page
-	$(PYTEST) --dist loadfile integration -m integration --ignore integration/aion_parity
+	$(PYTEST) --dist loadfile integration -m integration --ignore integration/aion_parity \
+	  $(addprefix --ignore integration/,$(OTHERS))
+
+others: $(READY)  ## other runners and clusters: ceci, RAIL, Snakemake, SLURM's commands, GPUs by name (not in CI)
+	$(BIN)/python -m pytest $(addprefix integration/,$(OTHERS)) -m integration
 
 parity: $(READY) $(AION)/.ready  ## codes, vectors and files against the official AION-1 package
 	SKYVEC_AION_PYTHON=$(abspath $(AION))/bin/python \
