@@ -240,6 +240,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="mean of a pixel")
     parser.add_argument("--pixels", type=int, default=196_608)
     parser.add_argument("--only", choices=("cluster", "files"))
+    parser.add_argument("--loads", nargs="*", choices=("plain", "GPU=1", "5 beats each"))
     given = parser.parse_args()
     console = Console(width=110)
     with tempfile.TemporaryDirectory(prefix="skyvec-simulation-") as folder:
@@ -249,10 +250,11 @@ def main() -> None:
         console.print(f"a task's job: {len(packed(ready.job)):,} bytes, {os.cpu_count()} cores")
         if given.only != "files":
             facts = {"workers": given.workers, "tasks": given.tasks, "seconds": given.seconds}
-            loads = {"plain": simulate(ready, **facts)}
-            loads["GPU=1"] = simulate(ready, **facts, gpu=True)
-            loads["plain, 5 beats each"] = simulate(ready, **facts, beats=5)
-            console.print(load_table(loads, given.workers))
+            kinds = {"plain": {}, "GPU=1": {"gpu": True}, "5 beats each": {"beats": 5}}
+            for kind in given.loads or kinds:
+                console.print(
+                    load_table({kind: simulate(ready, **facts, **kinds[kind])}, given.workers)
+                )
         if given.only != "cluster":
             costs = [*record_costs(home / "records", given.pixels),
                      *commit_costs(home / "commits", 5000), *resume_costs(ready, 40)]  # fmt: skip

@@ -33,7 +33,7 @@ FIRST_WRITE = 516
 """Objects of the brick whose write fixes the chunks at (65, 1, 20, 20)."""
 BLOCK = 1 << 23
 AT_ONCE = 4
-"""Stamps that the loop of what is needed handles at a time: what lies in 1 MB of cache is fastest."""
+"""Stamps at a time in the loop of what is needed: fewer cost calls, more the cache."""
 SMALL = 48
 """Side of the stamps in the files of the memory test, for want of disk: 20,000 of 4x48x48."""
 
@@ -213,8 +213,7 @@ def _least(files: list[Path], window: int | None) -> None:
 def _least_of(file: Path, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read the lines under the window, copy them, go over them once for finiteness and for masks.
 
-    No checks, no flags, no objects; into the memory of three batches in turn, since fresh memory
-    takes longer.
+    No checks, flags or objects; into the memory of three batches, since fresh memory takes longer.
     """
     with h5py.File(file) as opened, file.open("rb", buffering=0) as raw:
         pixels, mask = (_Lines(opened[f"image_{name}"], raw, size) for name in ("array", "mask"))

@@ -30,12 +30,18 @@ Numbers = NDArray[np.generic]
 Planes = NDArray[np.float32]
 Power = NDArray[np.float32]
 Marks = NDArray[np.bool_]
+Counts = NDArray[np.int64]
 Flags = NDArray[np.int32]
 
 MIN_GOOD_FRACTION = 0.5
 """Share of a cutout's own pixels that must be good, or no vector is made."""
 WAVELENGTH_RANGE = (300.0, 30000.0)
 """Angstrom; a spectrum beyond is in another unit."""
+# As numbers, since numpy takes four times as long for members of an enumeration.
+_PADDED = np.int32(Flag.IMAGE_PADDED)
+_BAD_PIXELS = np.int32(Flag.IMAGE_BAD_PIXELS)
+_UNUSABLE = np.int32(Flag.IMAGE_UNUSABLE)
+_TOKENS_DROPPED = np.int32(Flag.IMAGE_TOKENS_DROPPED)
 
 
 def observe_images(
@@ -58,28 +64,33 @@ def observe_images(
     planes = torch.as_tensor(flux)[window].float()
     # In numpy, here and below: torch takes three to ten times as long for booleans.
     seen = np.ones(tuple(planes.shape), np.bool_)
-    clean = np.ones(len(seen), np.bool_)
+    bad = np.zeros(len(seen), np.int64)
     if good is not None:
-        clean = mark_good(seen, np.asarray(good)[window].astype(np.bool_, copy=False), image)
+        bad = mark_good(seen, np.asarray(good)[window].astype(np.bool_, copy=False), image)
     with np.errstate(over="ignore", invalid="ignore"):
         power = plane_power(planes.numpy())
-    return judge_images(planes, seen, image, size=size, power=power, clean=clean)
+    return judge_images(planes, seen, image, size=size, power=power, bad=bad)
 
 
-def mark_good(good: Marks, mask: Marks | None, image: ImageColumn) -> Marks:
-    """Write a mask over ``good`` (n, band, H, W) as True for good; returns which rows are so throughout.
+def mark_good(good: Marks, mask: Marks | None, image: ImageColumn) -> Counts:
+    """Write a mask over ``good`` (n, band, H, W) as True for good; returns how many are not.
 
     Parameters
     ----------
     mask
         (n, band, H, W), or one for all bands (n, H, W); None if ``good`` already holds it.
     """
+    if not image.mask_is_good:
+        mask = ~(good if mask is None else mask)
     if mask is not None:
         good[...] = mask if mask.ndim == good.ndim else mask[:, None]
-    if not image.mask_is_good:
-        np.logical_not(good, out=good)
-    once = good if mask is None or mask.ndim == good.ndim else good[:, :1]
-    return np.asarray(once.reshape(len(once), math.prod(once.shape[1:])).all(axis=1))
+    marked = good if mask is None else mask
+    clean = marked.reshape(len(marked), math.prod(marked.shape[1:])).all(axis=1)
+    bad = np.zeros(len(good), np.int64)
+    for row in np.flatnonzero(~clean).tolist():
+        # One by one: along an axis numpy counts a hundred times as slowly.
+        bad[row] = good[row].size - np.count_nonzero(good[row])
+    return bad
 
 
 def plane_power(planes: Planes) -> Power:
@@ -93,13 +104,7 @@ def plane_power(planes: Planes) -> Power:
 
 
 def judge_images(
-    planes: Tensor,
-    good: Marks,
-    image: ImageColumn,
-    *,
-    size: int,
-    power: Power,
-    clean: Marks,
+    planes: Tensor, good: Marks, image: ImageColumn, *, size: int, power: Power, bad: Counts
 ) -> tuple[Images, Flags]:
     """As `observe_images`, of pixels that are already float32 and in the window.
 
@@ -111,24 +116,26 @@ def judge_images(
         The same shape, True for good; kept and changed alike.
     power
         (n, band), see `plane_power`: where it is finite no pixel is looked at again.
-    clean
-        (n,), where ``good`` is True throughout, nor are the marks.
+    bad
+        (n,), how many of ``good`` are False; changed.
     """
-    flux = planes.numpy()
-    finite = np.isfinite(power).all(axis=1)  # if not, it may be but that the squares overflow
-    for row in np.flatnonzero(~finite).tolist():
-        good[row] &= np.isfinite(flux[row])
+    # Infinite it may also be because the squares overflow, so then the pixels decide.
+    unsure = np.flatnonzero(~np.isfinite(power).all(axis=1)).tolist()
+    for row in unsure:
+        good[row] &= np.isfinite(planes[row].numpy())
     seen = torch.from_numpy(good)
-    shape = tuple(planes.shape[1:])
-    if shape[1:] != (size, size):
+    rows, bands, height, width = planes.shape
+    if (height, width) != (size, size):
         planes, seen = fit_to_grid(planes, seen, size=size)
-    cell = max(1, size // MODALITIES[image.token_key].grid[0])
-    flags = _image_doubts(seen.numpy(), shape, cell=cell, sound=finite & clean)
-    unusable = (flags & Flag.IMAGE_UNUSABLE) != 0
-    if unusable.any():
-        seen[torch.from_numpy(unusable)] = False
-    bands = tuple(image.bands.values())
-    return Images(flux_BCHW=planes, good_BCHW=seen, bands=bands), flags
+        good, unsure = seen.numpy(), list(range(rows))
+    height, width = min(height, size), min(width, size)
+    own = bands * height * width
+    for row in unsure:
+        bad[row] = own - np.count_nonzero(good[row])
+    flags = _image_doubts(good, bad, image, height=height, width=width)
+    if bad.max(initial=0) > own * (1 - MIN_GOOD_FRACTION):
+        seen[torch.from_numpy((flags & _UNUSABLE) != 0)] = False
+    return Images(flux_BCHW=planes, good_BCHW=seen, bands=tuple(image.bands.values())), flags
 
 
 def _window(shape: Sequence[int], size: int) -> tuple[EllipsisType | slice, ...]:
@@ -147,27 +154,29 @@ def no_images(count: int, image: ImageColumn, *, size: int) -> Images:
     )
 
 
-def _image_doubts(good: Marks, shape: tuple[int, ...], *, cell: int, sound: Marks) -> Flags:
-    """Flags of fitted cutouts whose own shape was ``shape`` (band, height, width)."""
+def _image_doubts(
+    good: Marks, bad: Counts, image: ImageColumn, *, height: int, width: int
+) -> Flags:
+    """Flags of fitted cutouts, of which ``height`` x ``width`` are no padding."""
     rows, bands, size, _ = good.shape
-    height, width = (min(side, size) for side in shape[1:])
     flags = np.zeros(rows, np.int32)
-    if min(height, width) < size:
-        flags |= Flag.IMAGE_PADDED
-    doubtful = np.flatnonzero(~sound)
-    own = bands * height * width
-    # One by one: with an axis numpy counts a hundred times as slowly.
-    bad = own - np.array([np.count_nonzero(good[row]) for row in doubtful.tolist()], np.int64)
-    doubtful, bad = doubtful[bad > 0], bad[bad > 0]
-    flags[doubtful] |= Flag.IMAGE_BAD_PIXELS
-    flags[doubtful[bad > own * (1 - MIN_GOOD_FRACTION)]] |= Flag.IMAGE_UNUSABLE
-    if min(height, width) == size:  # in whole cells it takes so many bad pixels to spoil one
-        doubtful = doubtful[bad > bands * cell**2 * (1 - MIN_GOOD_FRACTION)]
-    if len(doubtful):
-        whole = torch.ones(1, *shape, dtype=torch.bool)
+    padded = min(height, width) < size
+    if padded:
+        flags |= _PADDED
+    worst = int(bad.max(initial=0))
+    if worst:
+        flags[bad > 0] |= _BAD_PIXELS
+    if worst > (half := bands * height * width * (1 - MIN_GOOD_FRACTION)):
+        flags[bad > half] |= _UNUSABLE
+    cell = max(1, size // MODALITIES[image.token_key].grid[0])
+    # In whole cells it takes so many bad pixels to spoil one.
+    enough = 0 if padded else bands * cell**2 * (1 - MIN_GOOD_FRACTION)
+    if worst > enough:
+        doubtful = np.flatnonzero(bad > enough)
+        whole = torch.ones(1, bands, height, width, dtype=torch.bool)
         covered = _spoilt(fit_to_grid(whole.float(), whole, size=size)[1].numpy(), cell)
         dropped = _spoilt(good[doubtful], cell) & ~covered
-        flags[doubtful[dropped.any(axis=(1, 2))]] |= Flag.IMAGE_TOKENS_DROPPED
+        flags[doubtful[dropped.any(axis=(1, 2))]] |= _TOKENS_DROPPED
     return flags
 
 

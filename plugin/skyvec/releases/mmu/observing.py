@@ -16,6 +16,7 @@ from skyvec.releases.mmu.file import MmuFile
 from skyvec.releases.mmu.layout import image_name, pick
 from skyvec.releases.mmu.rows import Rows
 from skyvec.releases.observing import (
+    Counts,
     Marks,
     Planes,
     Power,
@@ -150,23 +151,27 @@ class _Images:
         shape = (stop - start, *self.flux.shape)
         planes, good = self.memory.empty((shape, _FLOAT), (shape, _BOOL))
         power = self._read(planes, start)
-        clean = self._mark(good, start)
-        which = self.which[start:stop]
-        foreign = self.foreign[which]
-        if self.unusual:
-            for kind, order in enumerate(self.orders):
-                if order is not None and order != sorted(order):
-                    rows = which == kind
-                    planes[rows] = planes[rows][:, order]
-                    good[rows] = good[rows][:, order]
-            planes[foreign] = 0
+        bad = self._mark(good, start)
+        foreign = self._put_in_order(planes, good, start) if self.unusual else None
         images, flags = judge_images(
-            torch.from_numpy(planes), good, self.image, size=self.size, power=power, clean=clean
+            torch.from_numpy(planes), good, self.image, size=self.size, power=power, bad=bad
         )
-        if self.unusual:
+        if foreign is not None:
             images.good_BCHW[np.flatnonzero(foreign)] = False
             flags[foreign] = flags[foreign] & ~_IMAGE_DOUBTS | Flag.IMAGE_WRONG_BANDS
         return {self.image.token_key: images}, flags
+
+    def _put_in_order(self, planes: Planes, good: Marks, start: int) -> Marks:
+        """Bring the bands into the survey's order; returns which rows have other bands."""
+        which = self.which[start : start + len(planes)]
+        for kind, order in enumerate(self.orders):
+            if order is not None and order != sorted(order):
+                rows = which == kind
+                planes[rows] = planes[rows][:, order]
+                good[rows] = good[rows][:, order]
+        foreign = self.foreign[which]
+        planes[foreign] = 0
+        return foreign
 
     @np.errstate(over="ignore", invalid="ignore")
     def _read(self, planes: Planes, start: int) -> Power:
@@ -184,22 +189,22 @@ class _Images:
             power[some] = plane_power(planes[some])
         return power
 
-    def _mark(self, good: Marks, start: int) -> Marks:
-        """Fill in which pixels of some rows are good; returns for which rows all are."""
-        clean = np.ones(len(good), np.bool_)
+    def _mark(self, good: Marks, start: int) -> Counts:
+        """Fill in which pixels of some rows are good; returns how many of each are not."""
+        bad = np.zeros(len(good), np.int64)
         if self.mask is None:
             good[...] = True
         elif self.mask.dtype.kind != "b":
             mask = self._checked(self.mask.take(start, start + len(good)), start)
-            clean = mark_good(good, mask, self.image)
+            bad = mark_good(good, mask, self.image)
         elif self.mask.shape == good.shape[1:]:
             for some in self.mask.fill(good, start):
-                clean[some] = mark_good(good[some], None, self.image)
+                bad[some] = mark_good(good[some], None, self.image)
         else:
             (mask,) = self.memory.empty(((len(good), *self.mask.shape), _BOOL))
             for some in self.mask.fill(mask, start):
-                clean[some] = mark_good(good[some], mask[some], self.image)
-        return clean
+                bad[some] = mark_good(good[some], mask[some], self.image)
+        return bad
 
     def _checked(self, values: NDArray[np.generic], start: int) -> Marks:
         if values.size and not np.isin(values, (0, 1)).all():
@@ -268,12 +273,11 @@ class _Scalars:
             for scalar in survey.scalars
         }
         values = {name: column.take(0, len(chosen.rows)) for name, column in columns.items()}
-        observed, self.flags = observe_scalars(values, survey)
-        self.keys, self.values = list(observed), torch.stack(list(observed.values()))
+        self.observed, self.flags = observe_scalars(values, survey)
 
     def observe(self, start: int, stop: int) -> Some:
-        values = self.values[:, start:stop].unbind()
-        return dict(zip(self.keys, values, strict=True)), self.flags[start:stop]
+        rows = slice(start, stop)
+        return {key: values[rows] for key, values in self.observed.items()}, self.flags[rows]
 
 
 class Labels:

@@ -225,7 +225,12 @@ class ContiguousRows(_Chosen):
         for row, pieces in zip(rows.tolist(), self._pieces, strict=False):
             position = self.offset + row * self.row_bytes + self.skipped
             for piece in pieces:
-                self._read(piece, position, row)
+                try:
+                    got = os.preadv(self.descriptor, (piece,), position)
+                except OSError:
+                    got = 0
+                if got < len(piece):
+                    self._read(piece, position, row)  # from its start, and with care
                 position += self.plane_bytes
 
     def _read(self, room: memoryview, position: int, row: int) -> None:
