@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from skyvec_schemas.errors import ConfigurationError
-from skyvec_training import checkpoint
-from skyvec_training.curves import read_log
-from skyvec_training.optimizer import build_optimizer
-from skyvec_training.trainer import train
-from skyvec_training.transformer import TransformerTask, build_transformer
+from skyvec_training.loop import checkpoint
+from skyvec_training.loop.curves import read_log
+from skyvec_training.loop.optimizer import build_optimizer
+from skyvec_training.loop.trainer import train
+from skyvec_training.masked.transformer import TransformerTask, build_transformer
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 
 import skyvec_training
 from skyvec_schemas.errors import ConfigurationError
-from skyvec_training.config import digest_of_run, load_recipe
+from skyvec_training.recipe.reading import digest_of_run
+from skyvec_training.recipe.recipe import load_recipe
 
 RECIPE = Path(skyvec_training.__file__).parent / "recipes" / "skyvec_tiny.toml"
 

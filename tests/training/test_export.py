@@ -12,11 +12,13 @@ from skyvec_core.golden import GOLDEN_FILE, GoldenVectors
 from skyvec_core.modalities import MODALITIES
 from skyvec_schemas.errors import WeightsError
 from skyvec_schemas.survey_columns import LEGACY_SURVEY
-from skyvec_training import curves, export, model_card
-from skyvec_training.config import CodecRun, Recipe, ScalarRun
-from skyvec_training.scalars import columns_of, fit_scalars
-from skyvec_training.trainer import train
-from skyvec_training.transformer import TransformerTask, build_transformer
+from skyvec_training.codecs.scalars import columns_of, fit_scalars
+from skyvec_training.loop import curves
+from skyvec_training.loop.trainer import train
+from skyvec_training.masked.transformer import TransformerTask, build_transformer
+from skyvec_training.publish import export, model_card
+from skyvec_training.recipe.codecs import CodecRun, ScalarRun
+from skyvec_training.recipe.recipe import Recipe
 
 
 @pytest.fixture

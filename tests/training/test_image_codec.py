@@ -9,18 +9,19 @@ import torch
 from skyvec_core.observations import Images
 from skyvec_schemas.errors import BandError
 from skyvec_schemas.survey_columns import LEGACY_SURVEY, image_struct
-from skyvec_training import reconstruction
-from skyvec_training.config import CodecRun, CodecSizes, OptimizerRun
-from skyvec_training.draws import Stream, uniforms
-from skyvec_training.image_codec import (
+from skyvec_training.codecs import reconstruction
+from skyvec_training.codecs.image import (
     CodecTask,
     as_stamps,
     augment,
     build_codec,
     spread_penalty,
 )
-from skyvec_training.optimizer import build_optimizer
-from skyvec_training.pixels import unpack
+from skyvec_training.data.draws import Stream, uniforms
+from skyvec_training.data.pixels import unpack
+from skyvec_training.loop.optimizer import build_optimizer
+from skyvec_training.recipe.codecs import CodecRun, CodecSizes
+from skyvec_training.recipe.optimizer import OptimizerRun
 
 FILE_BANDS = list(LEGACY_SURVEY.image.bands)
 SIGMA = np.array([0.006, 0.008, 0.012, 0.02], np.float32)[:, None, None]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from skyvec_training.losses import normalized, sums_by_domain, weighted_loss
-from skyvec_training.transformer import build_transformer
+from skyvec_training.masked.losses import normalized, sums_by_domain, weighted_loss
+from skyvec_training.masked.transformer import build_transformer
 
 SUMS, COUNTS, ONES = torch.tensor([6.0, 8.0, 0.0]), torch.tensor([3, 1, 0]), torch.ones(3)
 

@@ -9,7 +9,7 @@ import pytest
 
 from skyvec_schemas.survey_columns import LEGACY_SURVEY
 from skyvec_training.__main__ import RECIPE, main
-from skyvec_training.scalars import columns_of
+from skyvec_training.codecs.scalars import columns_of
 
 SMALL = {
     "held_out = 2000": "held_out = 4",

@@ -2,9 +2,9 @@
 
 import pytest
 
-from skyvec_training.config import OptimizerRun
-from skyvec_training.optimizer import build_optimizer, learning_rate
-from skyvec_training.transformer import build_transformer
+from skyvec_training.loop.optimizer import build_optimizer, learning_rate
+from skyvec_training.masked.transformer import build_transformer
+from skyvec_training.recipe.optimizer import OptimizerRun
 
 RUN = OptimizerRun(steps=110, learning_rate=2.0, warmup_steps=10, final_share=0.1)
 

@@ -6,8 +6,8 @@ import torch
 
 from skyvec_schemas.errors import ConfigurationError
 from skyvec_schemas.survey_columns import LEGACY_SURVEY
-from skyvec_training.config import ScalarRun
-from skyvec_training.scalars import columns_of, fit_scalars
+from skyvec_training.codecs.scalars import columns_of, fit_scalars
+from skyvec_training.recipe.codecs import ScalarRun
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 
 from skyvec_core.model.vocabulary import Vocabulary
 from skyvec_schemas.errors import ConfigurationError, ContractError, MissingColumnError
-from skyvec_training.leaves import leaves_of
-from skyvec_training.tokens import TokenStore, read_tokens
+from skyvec_training.data.leaves import leaves_of
+from skyvec_training.data.tokens import TokenStore, read_tokens
 
 
 def test_tokens_come_back_as_they_were_written(token_catalog, vocabulary, store):

@@ -9,9 +9,9 @@ import torch
 from skyvec_core.codecs.quantizers import FiniteScalarQuantizer
 from skyvec_core.modalities import MODALITIES
 from skyvec_schemas.errors import ConfigurationError
-from skyvec_training.optimizer import build_optimizer
-from skyvec_training.tables import code_features
-from skyvec_training.transformer import TransformerTask, build_transformer
+from skyvec_training.loop.optimizer import build_optimizer
+from skyvec_training.masked.tables import code_features
+from skyvec_training.masked.transformer import TransformerTask, build_transformer
 
 
 @pytest.fixture
@@ -89,6 +89,6 @@ def test_holding_out_everything_is_refused(transformer_run, store):
 
 
 def _losses(model, batch):
-    from skyvec_training.transformer import losses_of_batch
+    from skyvec_training.masked.transformer import losses_of_batch
 
     return losses_of_batch(model, batch, smoothing=0.0, bfloat16=False)

@@ -16,20 +16,18 @@ from skyvec_core.codecs.folder import save_codec
 from skyvec_core.modalities import MODALITIES
 from skyvec_schemas.errors import SkyvecError
 from skyvec_schemas.survey_columns import SURVEYS
-from skyvec_training import (
-    curves,
-    export,
-    image_codec,
-    model_card,
-    pixels,
-    reconstruction,
-    scalars,
-    tokens,
-    transformer,
-)
-from skyvec_training.config import CodecRun, Recipe, TransformerRun, digest_of_run, load_recipe
-from skyvec_training.progress import RunProgress
-from skyvec_training.trainer import Outcome, train
+from skyvec_training.codecs import image as image_codec
+from skyvec_training.codecs import reconstruction, scalars
+from skyvec_training.data import pixels, tokens
+from skyvec_training.loop import curves
+from skyvec_training.loop.progress import RunProgress
+from skyvec_training.loop.trainer import Outcome, train
+from skyvec_training.masked import transformer
+from skyvec_training.publish import export, model_card
+from skyvec_training.recipe.codecs import CodecRun
+from skyvec_training.recipe.reading import digest_of_run
+from skyvec_training.recipe.recipe import Recipe, load_recipe
+from skyvec_training.recipe.transformer import TransformerRun
 
 CONSOLE = Console()
 RECIPE = Path(__file__).parent / "recipes" / "skyvec_tiny.toml"

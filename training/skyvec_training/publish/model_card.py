@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from skyvec_core.embedder import Model
-from skyvec_training import curves
-from skyvec_training.checkpoint import newest
-from skyvec_training.config import Recipe
+from skyvec_training.loop import curves
+from skyvec_training.loop.checkpoint import newest
+from skyvec_training.recipe.recipe import Recipe
 
 CARD_FILE = "card.json"
 LICENCE = "BSD-3-Clause"

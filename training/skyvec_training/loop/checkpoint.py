@@ -36,7 +36,7 @@ class Checkpoint:
     seconds: float
     """Time trained so far."""
     run_digest: str
-    """Digest of the settings; see `skyvec_training.config.digest_of_run`."""
+    """Digest of the settings; see `skyvec_training.recipe.reading.digest_of_run`."""
 
 
 def save(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from skyvec_core.model.vocabulary import Vocabulary
 from skyvec_schemas.errors import ContractError
 from skyvec_schemas.token_columns import INVALID, token_values
-from skyvec_training.leaves import leaves_of, require_columns
+from skyvec_training.data.leaves import leaves_of, require_columns
 
 # Shape letters: B object, A all positions of a vocabulary.
 

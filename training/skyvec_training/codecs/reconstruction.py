@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skyvec_core.codecs.image import ImageCodec
 from skyvec_schemas.errors import ConfigurationError
-from skyvec_training.pixels import PixelStore
+from skyvec_training.data.pixels import PixelStore
 
 # Shape letters: B object, C band, H W cutout pixels.
 

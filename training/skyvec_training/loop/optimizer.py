@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from skyvec_training.config import OptimizerRun
+from skyvec_training.recipe.optimizer import OptimizerRun
 
 _TABLES = ("token_table", "domain_table", "head_table", "mask_token", "subsample_")
 

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from skyvec_core.codecs.image import ImageCodec, ImageCodecConfig, channels_of
 from skyvec_core.observations import Images
-from skyvec_training.config import CodecRun, rows_to_train
-from skyvec_training.draws import Stream, rows_of_step, uniforms
-from skyvec_training.pixels import PixelStore
+from skyvec_training.data.draws import Stream, rows_of_step, uniforms
+from skyvec_training.data.pixels import PixelStore
+from skyvec_training.recipe.codecs import CodecRun
+from skyvec_training.recipe.reading import rows_to_train
 
 # Shape letters: B object, C band, D latent, H W cutout pixels.
 

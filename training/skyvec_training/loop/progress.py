@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from skyvec_training.curves import Record
+from skyvec_training.loop.curves import Record
 
 
 class RunProgress:

@@ -13,7 +13,7 @@ from skyvec_core.golden import write_golden
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.weights import save_transformer
 from skyvec_schemas.errors import WeightsError
-from skyvec_training.checkpoint import MODULE, Checkpoint, newest
+from skyvec_training.loop.checkpoint import MODULE, Checkpoint, newest
 
 
 def newest_of(folder: Path) -> Checkpoint:

@@ -13,12 +13,13 @@ from skyvec_core.model.config import TransformerConfig
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.model.pooling import masked_mean
 from skyvec_core.model.vocabulary import Vocabulary
-from skyvec_training import tables
-from skyvec_training.config import TransformerRun, rows_to_train
-from skyvec_training.draws import Stream, rows_of_step, uniforms
-from skyvec_training.losses import normalized, sums_by_domain, weighted_loss
-from skyvec_training.masking import Layout, draw_masks, layout_of
-from skyvec_training.tokens import TokenStore
+from skyvec_training.data.draws import Stream, rows_of_step, uniforms
+from skyvec_training.data.tokens import TokenStore
+from skyvec_training.masked import tables
+from skyvec_training.masked.losses import normalized, sums_by_domain, weighted_loss
+from skyvec_training.masked.masking import Layout, draw_masks, layout_of
+from skyvec_training.recipe.reading import rows_to_train
+from skyvec_training.recipe.transformer import TransformerRun
 
 # Shape letters: B object, A all positions, T input token, Q target token, D width, n target.
 

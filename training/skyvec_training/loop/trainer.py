@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from skyvec_schemas.errors import ConfigurationError
-from skyvec_training import checkpoint
-from skyvec_training.config import OptimizerRun
-from skyvec_training.curves import LossLog, Record
-from skyvec_training.optimizer import build_optimizer, learning_rate
+from skyvec_training.loop import checkpoint
+from skyvec_training.loop.curves import LossLog, Record
+from skyvec_training.loop.optimizer import build_optimizer, learning_rate
+from skyvec_training.recipe.optimizer import OptimizerRun
 
 
 class Task(Protocol):

@@ -21,7 +21,7 @@ from skyvec_core.codecs.image import CLAMP
 from skyvec_core.observations import Images, fit_to_grid
 from skyvec_schemas.errors import BandError, ContractError
 from skyvec_schemas.survey_columns import ImageColumn, Survey
-from skyvec_training.leaves import leaves_of, require_columns
+from skyvec_training.data.leaves import leaves_of, require_columns
 
 # Shape letters: B object, C band, H W cutout pixels.
 

@@ -15,8 +15,9 @@ from skyvec_core.codecs.folder import build_codec
 from skyvec_core.codecs.scalar import GridScalarCodec, ScalarCodec
 from skyvec_core.modalities import MODALITIES
 from skyvec_schemas.survey_columns import Survey
-from skyvec_training.config import ScalarRun, rows_to_train
-from skyvec_training.leaves import leaves_of, require_columns
+from skyvec_training.data.leaves import leaves_of, require_columns
+from skyvec_training.recipe.codecs import ScalarRun
+from skyvec_training.recipe.reading import rows_to_train
 
 
 def read_scalars(catalog: Path, columns: list[str]) -> dict[str, NDArray[np.float64]]:

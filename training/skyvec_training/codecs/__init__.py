@@ -1,0 +1,1 @@
+"""How codecs are trained and fitted, and how well they give back what they were given."""

@@ -1,0 +1,1 @@
+"""What training reads: tokens, pixels and labels of catalogs, and which of them at which step."""

@@ -1,0 +1,1 @@
+"""Step after step: gradients, checkpoints, logs. It knows no modality."""

@@ -1,0 +1,1 @@
+"""A trained model as a folder for users, and the card that says how it was made."""
