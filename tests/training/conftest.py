@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from skyvec_core.model.vocabulary import Vocabulary
 from skyvec_schemas.token_columns import token_array
 from skyvec_training.data.tokens import TokenStore
+from skyvec_training.recipe.masking import MaskingRun
 from skyvec_training.recipe.optimizer import OptimizerRun
-from skyvec_training.recipe.transformer import MaskingRun, TransformerRun, TransformerSizes
+from skyvec_training.recipe.transformer import TransformerRun, TransformerSizes
 
 DOMAINS = ("tok_flux_g", "tok_flux_r", "tok_image", "tok_z")
 

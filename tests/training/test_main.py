@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from skyvec_schemas.survey_columns import LEGACY_SURVEY
-from skyvec_training.__main__ import RECIPE, main
+from skyvec_training.__main__ import main
 from skyvec_training.codecs.scalars import columns_of
+from skyvec_training.commands.command import RECIPE
 
 SMALL = {
     "held_out = 2000": "held_out = 4",

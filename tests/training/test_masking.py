@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from skyvec_core.model.vocabulary import Vocabulary
 from skyvec_training.data.draws import Stream, rows_of_step, uniforms
 from skyvec_training.masked.masking import draw_masks, layout_of
-from skyvec_training.recipe.transformer import MaskingRun
+from skyvec_training.recipe.masking import MaskingRun
 
 VOCABULARY = Vocabulary(("tok_flux_g", "tok_flux_r", "tok_image", "tok_xp_bp", "tok_z"))
 RUN = MaskingRun(

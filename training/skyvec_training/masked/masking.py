@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyvec_core.model.vocabulary import Vocabulary
-from skyvec_training.recipe.transformer import MaskingRun
+from skyvec_training.recipe.masking import MaskingRun
 
 # Shape letters: B object, A all positions of a vocabulary, M modality, G group, K uniform number.
 

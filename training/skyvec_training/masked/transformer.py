@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,12 +10,12 @@ from torch import Tensor
 from skyvec_core.model.config import TransformerConfig
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.model.pooling import masked_mean
-from skyvec_core.model.vocabulary import Vocabulary
 from skyvec_training.data.draws import Stream, rows_of_step, uniforms
 from skyvec_training.data.tokens import TokenStore
 from skyvec_training.masked import tables
+from skyvec_training.masked.batches import MaskedBatch, masked_batch
 from skyvec_training.masked.losses import normalized, sums_by_domain, weighted_loss
-from skyvec_training.masked.masking import Layout, draw_masks, layout_of
+from skyvec_training.masked.masking import layout_of
 from skyvec_training.recipe.reading import rows_to_train
 from skyvec_training.recipe.transformer import TransformerRun
 
@@ -25,22 +23,6 @@ from skyvec_training.recipe.transformer import TransformerRun
 
 EVALUATION_STEP = 1 << 40
 """Step number of the masks of every evaluation: always the same, never a training step."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MaskedBatch:
-    """Inputs and targets of B objects, packed to their budgets."""
-
-    codes_BT: Tensor
-    """Rows of the joint code table."""
-    positions_BT: Tensor
-    valid_BT: Tensor
-    target_codes_BQ: Tensor
-    """Codes within their domains."""
-    target_positions_BQ: Tensor
-    target_valid_BQ: Tensor
-    pooled_B: Tensor
-    """True where the decoder sees only the mean of the context."""
 
 
 def build_transformer(run: TransformerRun, *, seed: int) -> EncoderDecoder:
@@ -57,35 +39,6 @@ def build_transformer(run: TransformerRun, *, seed: int) -> EncoderDecoder:
     model = EncoderDecoder(config)
     tables.initialize(model, torch.Generator().manual_seed(seed))
     return model
-
-
-def masked_batch(
-    codes_BA: NDArray[np.int16],
-    draws_BK: NDArray[np.float64],
-    vocabulary: Vocabulary,
-    layout: Layout,
-    run: TransformerRun,
-) -> MaskedBatch:
-    """Mask and pack objects; a function of its arguments alone, row by row.
-
-    The last column of ``draws_BK`` decides which objects are pooled, the others mask.
-    """
-    inputs_BA, targets_BA = draw_masks(codes_BA >= 0, draws_BK[:, :-1], layout, run.masking)
-    starts_M = np.array([vocabulary.codes[m.token_key].start for m in vocabulary.modalities])
-    joint_BA = codes_BA + starts_M[layout.modality_A]
-    codes, positions, valid = _pack(joint_BA, inputs_BA, run.masking.input_budget)
-    target_codes, target_positions, target_valid = _pack(
-        codes_BA.astype(np.int64), targets_BA, run.masking.output_budget
-    )
-    return MaskedBatch(
-        codes_BT=codes,
-        positions_BT=positions,
-        valid_BT=valid,
-        target_codes_BQ=target_codes,
-        target_positions_BQ=target_positions,
-        target_valid_BQ=target_valid,
-        pooled_B=torch.from_numpy(draws_BK[:, -1] < run.pooled_share),
-    )
 
 
 def losses_of_batch(
@@ -163,13 +116,3 @@ def _pool(context_BTD: Tensor, valid_BT: Tensor, pooled_B: Tensor) -> tuple[Tens
     first_T = torch.arange(valid_BT.shape[1]) == 0
     context_BTD = torch.where(pooled_B[:, None, None], mean_BD[:, None], context_BTD)
     return context_BTD, torch.where(pooled_B[:, None], first_T, valid_BT)
-
-
-def _pack(
-    codes_BA: NDArray[np.int64], chosen_BA: NDArray[np.bool_], budget: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    order_BT = np.argsort(~chosen_BA, axis=1, kind="stable")[:, :budget]
-    valid_BT = np.take_along_axis(chosen_BA, order_BT, 1)
-    codes_BT = np.where(valid_BT, np.take_along_axis(codes_BA, order_BT, 1), 0)
-    positions_BT = np.where(valid_BT, order_BT, 0)
-    return torch.from_numpy(codes_BT), torch.from_numpy(positions_BT), torch.from_numpy(valid_BT)

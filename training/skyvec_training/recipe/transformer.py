@@ -1,40 +1,12 @@
-"""Sizes of the transformer, what is hidden from it, and its training."""
+"""Sizes of the transformer and its training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from skyvec_core.modalities import MODALITIES
+from skyvec_training.recipe.masking import MaskingRun
 from skyvec_training.recipe.optimizer import OptimizerRun, Precision
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MaskingRun:
-    """How inputs and targets are drawn; see `skyvec_training.masked.masking`."""
-
-    input_budget: int = 192
-    output_budget: int = 80
-    least_input_share: float = 0.3
-    """Inputs are at most a uniform share, between this and 1, of the tokens that may be inputs."""
-    scalars_first: float = 0.0
-    """Share of objects whose scalars fill the inputs before image and spectrum tokens do."""
-    target_skew: float = 0.5
-    """a of the Beta(a, 1) share of a modality's tokens that are targets (AION-1: 0.1)."""
-    scalar_target_probability: float = 1.0
-    """Chance that a one-token modality that is no input is a target."""
-    stamp_probability: float = 0.25
-    """Chance that only a central square of the image tokens is there."""
-    drop: Mapping[str, float] = field(default_factory=dict)
-    """Chance that a group of domains is no input; group name -> chance (see ``groups``)."""
-    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Group name -> token keys that are dropped together."""
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.drop) - set(self.groups))
-        unknown += sorted({key for keys in self.groups.values() for key in keys} - set(MODALITIES))
-        if unknown:
-            raise ValueError(f"unknown groups or token keys {', '.join(unknown)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

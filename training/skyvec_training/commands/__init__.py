@@ -1,0 +1,1 @@
+"""``python -m skyvec_training <command>``: one module for each command."""
