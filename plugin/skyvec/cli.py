@@ -11,6 +11,7 @@ import typer
 
 from skyvec.commands.extensions import drop
 from skyvec.commands.models import models_app
+from skyvec.commands.neighbours import add_neighbours
 from skyvec.commands.options import Catalog, ExtensionOption, ModelOption, WorkersOption
 from skyvec.commands.release import release_app, repack
 from skyvec.commands.stage import embed, plan, tokenize
@@ -138,6 +139,9 @@ def mock_survey(
 
 for command in (plan, embed, tokenize, verify, drop, repack):
     app.command()(command)
+
+
+add_neighbours(app)
 
 
 @app.command()
