@@ -18,7 +18,7 @@ from skyvec_core.codecs.folder import load_codecs
 from skyvec_core.compat import OFFICIAL_TOKENS, official_mean
 from skyvec_core.generation import Generated, GenerationOptions, generate
 from skyvec_core.model.attention_pool import AttentionPool
-from skyvec_core.model.config import TransformerConfig
+from skyvec_core.model.config import Pooling, TransformerConfig
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.model.frozen_encoder import FrozenEncoder, Precision
 from skyvec_core.model.pooling import domain_means, masked_mean, mean_of_domains
@@ -36,8 +36,6 @@ from skyvec_core.prediction import predict_logits
 from skyvec_core.weights import digest_of, folder_digest, load_transformer, transformer_digest
 
 __all__ = ["Model", "Pooling", "Precision", "model_digest"]
-
-Pooling = Literal["mean", "mean_of_modalities"]
 
 
 class Model:
@@ -169,7 +167,7 @@ class Model:
         self,
         tokens: TokenSet,
         *,
-        pooling: Pooling | AttentionPool = "mean",
+        pooling: Pooling | AttentionPool | None = None,
         domains: Sequence[str] | None = None,
         num_encoder_tokens: int | None = None,
     ) -> Tensor:
@@ -181,7 +179,8 @@ class Model:
             As `tokenize` returns them, or as read back from a token extension.
         pooling
             ``mean`` over the object's valid tokens; ``mean_of_modalities``, where each modality
-            that the object has counts the same; or a fitted `AttentionPool`.
+            that the object has counts the same; or a fitted `AttentionPool`. By default as the
+            model's config says: ``mean`` for published folders.
         domains
             Token keys to use; all that ``tokens`` holds by default.
         num_encoder_tokens
@@ -193,6 +192,7 @@ class Model:
             If the pooling is unknown or belongs to another model, a domain is not the model's, or
             a code lies outside its vocabulary.
         """
+        pooling = pooling or self.config.pooling
         if self.compat:
             if pooling != "mean":
                 raise ValueError(
@@ -213,8 +213,7 @@ class Model:
         if pooling == "mean":
             return self._pooled(tokens, domains, (self.dim,), _mean)
         if pooling == "mean_of_modalities":
-            means_BKD = self._domain_means(tokens, domains)
-            return mean_of_domains(means_BKD)
+            return self._by_domain(tokens, domains, (self.dim,), mean_of_domains)
         raise ValueError(
             f"unknown pooling {pooling!r}; known are 'mean', 'mean_of_modalities' or an AttentionPool"
         )
@@ -227,7 +226,8 @@ class Model:
 
         All tokens of an object attend to each other first, as in `embed`.
         """
-        means_BKD = self._domain_means(tokens, domains)
+        count = len(self.vocabulary.modalities)
+        means_BKD = self._by_domain(tokens, domains, (count, self.dim), domain_means)
         asked = tokens.keys() if domains is None else tokens.keys() & set(domains)
         return {
             m.token_key: means_BKD[:, index]
@@ -292,14 +292,20 @@ class Model:
             vectors[batch.rows] = pool(context_BTD, batch)[: len(batch.rows)]
         return vectors.cpu()
 
-    def _domain_means(self, tokens: TokenSet, domains: Sequence[str] | None) -> Tensor:
+    def _by_domain(
+        self,
+        tokens: TokenSet,
+        domains: Sequence[str] | None,
+        shape: tuple[int, ...],
+        pool: Callable[..., Tensor],
+    ) -> Tensor:
         count = len(self.vocabulary.modalities)
         domain_of_position = self.vocabulary.domain_of_position().to(self.device)
         return self._pooled(
             tokens,
             domains,
-            (count, self.dim),
-            lambda context_BTD, batch: domain_means(
+            shape,
+            lambda context_BTD, batch: pool(
                 context_BTD, batch.valid_BT, domain_of_position[batch.positions_BT], count=count
             ),
         )

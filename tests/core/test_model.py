@@ -286,6 +286,28 @@ def test_a_mean_of_modalities_weighs_each_the_same(model, pooling):
     assert torch.allclose(model.embed(tokens, pooling=pooling), expected, atol=1e-5)
 
 
+def test_a_model_pools_as_its_config_says_and_says_so_when_saved(transformer, tmp_path):
+    tokens = token_set(4, seed=5)
+    as_published = Model(transformer, {}, name="m")
+    equal_weights = EncoderDecoder(
+        dataclasses.replace(transformer.config, pooling="mean_of_modalities")
+    )
+    equal_weights.load_state_dict(transformer.state_dict())
+    save_transformer(equal_weights, tmp_path)
+    model = Model.load(tmp_path)
+    vectors = model.embed(tokens)
+    assert torch.equal(vectors, as_published.embed(tokens, pooling="mean_of_modalities"))
+    assert not torch.allclose(vectors, as_published.embed(tokens))
+    assert torch.equal(model.embed(tokens, pooling="mean"), as_published.embed(tokens))
+    assert model.digest != as_published.digest
+    assert "pooling" not in transformer.config.to_json()
+
+
+def test_a_config_with_an_unknown_pooling_is_refused(transformer):
+    with pytest.raises(ValueError, match="unknown pooling 'max'"):
+        TransformerConfig.from_json(transformer.config.to_json() | {"pooling": "max"})
+
+
 def test_an_unknown_pooling_is_refused(model):
     with pytest.raises(ValueError, match="unknown pooling 'max'; known are 'mean'"):
         model.embed(token_set(2), pooling="max")

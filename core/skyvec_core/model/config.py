@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal, cast, get_args
 
 from skyvec_core.modalities import MODALITIES
+
+Pooling = Literal["mean", "mean_of_modalities"]
+"""How context vectors become one: every token counts the same, or every modality."""
 
 _FIXED = {
     "act_layer": "SiLU",
@@ -38,8 +42,12 @@ class TransformerConfig:
     """Domains that can be encoded, by token key."""
     domains_out: tuple[str, ...] = tuple(MODALITIES)
     """Domains that can be predicted."""
+    pooling: Pooling = "mean"
+    """What the model was trained for, and does unless told otherwise."""
 
     def __post_init__(self) -> None:
+        if self.pooling not in get_args(Pooling):
+            raise ValueError(f"unknown pooling {self.pooling!r}; known are {get_args(Pooling)}")
         if self.dim % (4 * self.num_heads):
             raise ValueError(
                 f"dim ({self.dim}) must be a multiple of 4 x num_heads ({self.num_heads})"
@@ -70,6 +78,8 @@ class TransformerConfig:
             "mlp_ratio": self.mlp_ratio,
             "domains_in": list(self.domains_in),
             "domains_out": list(self.domains_out),
+            # A key of our own, which published folders do not have.
+            **({} if self.pooling == "mean" else {"pooling": self.pooling}),
         }
 
     @classmethod
@@ -93,6 +103,7 @@ class TransformerConfig:
             mlp_ratio=float(str(published.get("mlp_ratio", 4.0))),
             domains_in=_names(published, "domains_in"),
             domains_out=_names(published, "domains_out"),
+            pooling=cast("Pooling", published.get("pooling", "mean")),
         )
 
 
