@@ -17,7 +17,8 @@ export OMP_NUM_THREADS ?= 1
 export MPLBACKEND = Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all integration others parity lint fmt types imports check chaos bench-stage bench-aion bench-releases docs \
+.PHONY: help setup demo test test-all integration others parity lint fmt types imports check chaos bench-stage bench-aion bench-releases \
+        bench-training bench-tokens train-kills docs \
         dist-check train-tiny clean
 
 help:  ## list these words
@@ -90,6 +91,16 @@ bench-aion: $(AION)/.ready  ## speed and memory beside the official AION-1 packa
 
 bench-releases: $(READY)  ## speed of reading releases beside raw reads, as a table
 	OMP_NUM_THREADS=1 $(BIN)/python integration/bench/bench_releases.py
+
+bench-training: $(READY) $(AION)/.ready  ## a training step beside the official AION-1 package, as a table
+	OMP_NUM_THREADS=1 SKYVEC_AION_PYTHON=$(abspath $(AION))/bin/python \
+	  $(BIN)/python integration/bench/bench_training.py
+
+bench-tokens: $(READY)  ## compiling, reading and masking tokens, as a table
+	OMP_NUM_THREADS=1 $(BIN)/python integration/bench/bench_tokens.py
+
+train-kills: $(READY)  ## a training run killed at 30 moments, beside one that was left alone
+	OMP_NUM_THREADS=1 $(BIN)/python integration/training_kills.py
 
 docs: $(READY)  ## run every code block of README and docs
 	$(BIN)/python -m pytest tests/test_docs.py integration/test_docs.py -m "integration or not integration"

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from skyvec.commands.bridge import bridge
 from skyvec.commands.extensions import drop
 from skyvec.commands.models import models_app
 from skyvec.commands.neighbours import add_neighbours
@@ -137,7 +138,7 @@ def mock_survey(
     out.print(f"Next: skyvec embed {to}")
 
 
-for command in (plan, embed, tokenize, verify, drop, repack):
+for command in (plan, embed, tokenize, verify, drop, repack, bridge):
     app.command()(command)
 
 
@@ -191,11 +192,16 @@ def probe_apply(
     probe: Annotated[Path, typer.Option(help="Folder written by `skyvec probe fit --out`.")],
     extension: ExtensionOption = None,
     save: Annotated[Path | None, typer.Option(help="Write the table to this Parquet file.")] = None,
+    over: Annotated[
+        Path | None,
+        typer.Option("--bridge", help="Folder written by `skyvec bridge`, for newer vectors."),
+    ] = None,
 ) -> None:
     """Predict for every row with a vector; refuses vectors of another model."""
     from skyvec.probe import Probe
 
-    print_rows(Probe.load(probe).apply(catalog, extension=extension), save, shown=10)
+    predicted = Probe.load(probe).apply(catalog, extension=extension, bridge=over)
+    print_rows(predicted, save, shown=10)
 
 
 @probe_app.command("report")

@@ -20,6 +20,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skyvec.bridge import Bridge
 from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec_schemas.errors import ConfigurationError, MissingColumnError, WeightsError
@@ -111,30 +112,49 @@ class Probe:
             raise ConfigurationError("not fitted", where="probe", remedy="Call fit or load first")
         return np.asarray(vectors, np.float64) @ self.weights + self.intercept
 
-    def apply(self, catalog: str | Path, *, extension: str | None = None) -> pa.Table:
+    def apply(
+        self,
+        catalog: str | Path,
+        *,
+        extension: str | None = None,
+        bridge: Bridge | str | Path | None = None,
+    ) -> pa.Table:
         """Id, position and prediction of every row with a vector.
+
+        Parameters
+        ----------
+        bridge
+            From these vectors to those that the probe learnt on, or its folder.
 
         Raises
         ------
         ConfigurationError
-            If the vectors were made by another model or setting than those the probe learnt on.
+            If the vectors were made by another model or setting than those the probe learnt on,
+            and no bridge leads there, or the probe loses more on it than it allows.
         """
-        vectors = VectorCatalog.open(catalog, extension or self.extension)
+        if isinstance(bridge, str | Path):
+            bridge = Bridge.load(bridge)
+        own = bridge.source.extension if bridge else self.extension
+        vectors = VectorCatalog.open(catalog, extension or own)
         found = vectors.provenance.fingerprint()
-        if found != self.fingerprint:
+        if bridge:
+            bridge.admit(self, fingerprint=found, model=vectors.provenance.model)
+        elif found != self.fingerprint:
             raise ConfigurationError(
                 f"learnt on vectors {self.fingerprint[:8]}, these are {found[:8]} "
                 f"by {vectors.provenance.model}",
                 where=f"probe for {self.target}",
-                remedy="Fit it again on this extension; numbers from other vectors mean nothing",
+                remedy="Fit it again on this extension, or give a bridge to the old vectors; "
+                "numbers from other vectors mean nothing",
             )
+        over = bridge.apply if bridge else np.asarray
         return pa.concat_tables(
             pa.table(
                 {
                     vectors.id_column: part.ids,
                     "ra": part.positions[:, 0],
                     "dec": part.positions[:, 1],
-                    f"{self.target}_predicted": self.predict(part.vectors),
+                    f"{self.target}_predicted": self.predict(over(part.vectors)),
                 }
             )
             for part in vectors.parts()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skyvec_core.model.vocabulary import Vocabulary
 from skyvec_schemas.token_columns import token_array
 from skyvec_training.data.tokens import TokenStore
+from skyvec_training.recipe.data import DataRun
 from skyvec_training.recipe.masking import MaskingRun
 from skyvec_training.recipe.optimizer import OptimizerRun
 from skyvec_training.recipe.transformer import TransformerRun, TransformerSizes
@@ -50,7 +51,7 @@ def transformer_run(optimizer_run):
     )
     sizes = TransformerSizes(dim=16, num_heads=2, encoder_depth=1, decoder_depth=1, domains=DOMAINS)
     return TransformerRun(optimizer=optimizer_run, model=sizes, masking=masking, batch=4,
-                          held_out=4, pooled_share=0.5, ordinal_smoothing=2.0)  # fmt: skip
+                          pooled_share=0.5, ordinal_smoothing=2.0)  # fmt: skip
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def store(vocabulary):
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 1000, (20, vocabulary.num_positions)).astype(np.int16)
     codes[rng.random(codes.shape) < 0.2] = -1
-    return TokenStore(codes_BA=codes, ids=np.arange(20))
+    return TokenStore(codes_BA=codes, ids=np.arange(20), run=DataRun(held_out=0.3))
 
 
 @pytest.fixture

@@ -15,17 +15,17 @@ from skyvec_schemas.survey_columns import LEGACY_SURVEY
 from skyvec_training.codecs.scalars import columns_of, fit_scalars
 from skyvec_training.loop import curves
 from skyvec_training.loop.trainer import train
-from skyvec_training.masked.transformer import TransformerTask, build_transformer
+from skyvec_training.masked.batches import MaskedBatches
+from skyvec_training.masked.transformer import build_task, build_transformer
 from skyvec_training.publish import export, model_card
 from skyvec_training.recipe.codecs import CodecRun, ScalarRun
 from skyvec_training.recipe.recipe import Recipe
 
 
 @pytest.fixture
-def runs(tmp_path, transformer_run, store):
-    task = TransformerTask(
-        build_transformer(transformer_run, seed=0), store, transformer_run, seed=0
-    )
+def runs(tmp_path, transformer_run, store, vocabulary):
+    batches = MaskedBatches(store, vocabulary, transformer_run, seed=0)
+    task = build_task(batches, transformer_run, seed=0)
     train(task, transformer_run.optimizer, tmp_path / "transformer", run_digest="a")
     values = {name: np.exp(np.linspace(0, 1, 50)) for name in columns_of(LEGACY_SURVEY)}
     for key, codec in fit_scalars(values, LEGACY_SURVEY, ScalarRun(held_out=0)).items():

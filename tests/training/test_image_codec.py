@@ -7,20 +7,21 @@ import pytest
 import torch
 
 from skyvec_core.observations import Images
-from skyvec_schemas.errors import BandError
+from skyvec_schemas.errors import ConfigurationError
 from skyvec_schemas.survey_columns import LEGACY_SURVEY, image_struct
-from skyvec_training.codecs import reconstruction
 from skyvec_training.codecs.image import (
     CodecTask,
     as_stamps,
     augment,
     build_codec,
+    reconstruction_loss,
     spread_penalty,
 )
+from skyvec_training.codecs.mixture import Learnt
 from skyvec_training.data.draws import Stream, uniforms
-from skyvec_training.data.pixels import unpack
-from skyvec_training.loop.optimizer import build_optimizer
-from skyvec_training.recipe.codecs import CodecRun, CodecSizes
+from skyvec_training.data.pixels import PixelStore, unpack
+from skyvec_training.loop.trainer import train
+from skyvec_training.recipe.codecs import CodecRun, CodecSizes, CodecSource
 from skyvec_training.recipe.optimizer import OptimizerRun
 
 FILE_BANDS = list(LEGACY_SURVEY.image.bands)
@@ -57,49 +58,15 @@ def store(tmp_path):
     return unpack(catalog(tmp_path / "survey", images), LEGACY_SURVEY, tmp_path / "store")
 
 
-def test_cutouts_come_back_in_half_precision(tmp_path):
-    flux = galaxy(np.random.default_rng(1), 96)
-    wrong_order = struct(flux[::-1], bands=FILE_BANDS[::-1])
-    small = struct(flux[:, 36:59, 36:59])
-    folder = catalog(tmp_path / "survey", [struct(flux), wrong_order, small, None])
-    images, sigma = unpack(folder, LEGACY_SURVEY, tmp_path / "store").read(np.arange(4))
-    np.testing.assert_allclose(images.flux_BCHW[0], flux, rtol=1e-3, atol=1e-5)
-    assert images.bands == ("DES-G", "DES-R", "DES-I", "DES-Z")
-    np.testing.assert_array_equal(images.flux_BCHW[1], images.flux_BCHW[0])
-    np.testing.assert_array_equal(images.good_BCHW[2].sum((1, 2)), [23 * 23] * 4)
-    assert not images.good_BCHW[3].any()
-    np.testing.assert_allclose(sigma[0, :, 0, 0], SIGMA[:, 0, 0], rtol=1e-3)
-
-
-def test_a_bad_pixel_has_no_flux_and_no_noise(tmp_path):
-    flux = galaxy(np.random.default_rng(1), 96)
-    image = struct(flux)
-    image["mask"][0][5][6] = False
-    image["flux"][1][7][8] = float("nan")
-    image["ivar"][2][9][10] = 0.0
-    folder = catalog(tmp_path / "survey", [image])
-    images, _ = unpack(folder, LEGACY_SURVEY, tmp_path / "store").read(np.array([0]))
-    assert (~images.good_BCHW[0]).nonzero().tolist() == [[0, 5, 6], [1, 7, 8], [2, 9, 10]]
-    assert torch.isfinite(images.flux_BCHW).all()
-
-
-def test_a_missing_band_is_refused(tmp_path):
-    flux = galaxy(np.random.default_rng(1), 96)
-    folder = catalog(
-        tmp_path / "survey", [struct(flux, bands=["des-g", "des-r", "des-i", "hsc-y"])]
-    )
-    with pytest.raises(BandError, match="bands des-z are missing"):
-        unpack(folder, LEGACY_SURVEY, tmp_path / "store")
-
-
 def test_the_codec_learns_eight_galaxies(store):
     run = CodecRun(
         optimizer=OptimizerRun(steps=30, learning_rate=3e-3, warmup_steps=3),
         model=CodecSizes(hidden_dims=32, multisurvey_projection_dims=8),
-        batch=8, held_out=2, precision="float32", stamp_probability=0.0, crop=32, crop_share=1.0,
+        batch=8, precision="float32", stamp_probability=0.0, crop=32, crop_share=1.0,
     )  # fmt: skip
-    task = CodecTask(build_codec(run, seed=0), store, run, seed=0)
-    optimizer = build_optimizer(task.module, run.optimizer)
+    source = CodecSource(name="legacysurvey", held_out=2)
+    task = CodecTask(build_codec(run, seed=0), [Learnt(source, store)], run, seed=0)
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=3e-3)
     losses = []
     for step in range(run.optimizer.steps):
         optimizer.zero_grad()
@@ -111,13 +78,103 @@ def test_the_codec_learns_eight_galaxies(store):
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
 
 
-def test_scores_are_physical_and_per_band(store):
-    run = CodecRun(optimizer=OptimizerRun(steps=1, learning_rate=0.1, warmup_steps=0),
-                   model=CodecSizes(hidden_dims=16, multisurvey_projection_dims=4))  # fmt: skip
-    scores = reconstruction.scores(build_codec(run, seed=0).eval(), store, np.arange(4))
-    assert set(scores["r2"]) == {"DES-G", "DES-R", "DES-I", "DES-Z"}
-    assert max(scores["r2"].values()) < 0.5  # nothing was learnt
-    assert 1 <= scores["codes_used"] <= scores["codes"] == 4375
+def in_memory(bands, *, rows=6, scale=1.0, seed=0):
+    """Cutouts of 32 pixels with smooth blobs, in units of ``scale`` nanomaggies."""
+    rng = np.random.default_rng(seed)
+    axis = np.arange(32) - 15.5
+    blob = np.exp(-np.hypot(axis[:, None], axis) / 4)
+    flux = rng.uniform(0.2, 2, (rows, len(bands), 1, 1)) * blob + rng.normal(
+        0, 0.01, (rows, len(bands), 32, 32))  # fmt: skip
+    return PixelStore(
+        flux_BCHW=(flux * scale).astype(np.float16),
+        sigma_BCHW=np.full(flux.shape, 0.01 * scale, np.float16),
+        ids=np.arange(rows).astype("S8"),
+        bands=bands,
+    )
+
+
+LS, GRZ = ("DES-G", "DES-R", "DES-I", "DES-Z"), ("DES-G", "DES-R", "DES-Z")
+HSC = ("HSC-G", "HSC-R", "HSC-I", "HSC-Z", "HSC-Y")
+
+
+def several(*, steps, **optimizer):
+    """A run on three band sets of two surveys, and their data."""
+    sources = (
+        CodecSource(name="legacysurvey", weight=4.0, held_out=2),
+        CodecSource(name="north", survey="legacysurvey", bands=GRZ, weight=2.0, held_out=2),
+        CodecSource(name="hsc", weight=2.0, held_out=2),
+    )
+    run = CodecRun(
+        optimizer=OptimizerRun(steps=steps, learning_rate=3e-3, warmup_steps=0, **optimizer),
+        model=CodecSizes(hidden_dims=32, multisurvey_projection_dims=8), sources=sources,
+        batch=4, precision="float32", stamp_probability=0.0, crop=32,
+    )  # fmt: skip
+    stores = in_memory(LS), in_memory(GRZ, seed=1), in_memory(HSC, scale=63.0957, seed=2)
+    return run, [Learnt(s, store) for s, store in zip(sources, stores, strict=True)]
+
+
+def test_one_run_learns_three_band_sets_of_two_surveys(tmp_path):
+    run, sources = several(steps=50, evaluate_every=50, checkpoint_every=50)
+    task = CodecTask(build_codec(run, seed=0), sources, run, seed=0)
+    with torch.inference_mode():
+        before = task.evaluate()
+    assert train(task, run.optimizer, tmp_path, run_digest="a").finished
+    with torch.inference_mode():
+        after = task.evaluate()
+    assert set(after) == {"loss", "loss_legacysurvey", "loss_north", "loss_hsc"}
+    for name, loss in after.items():
+        assert loss < 0.85 * before[name], name
+
+
+def test_every_source_gets_its_share_of_the_steps():
+    run, sources = several(steps=1)
+    mixture = CodecTask(build_codec(run, seed=0), sources, run, seed=0).mixture
+    names = [mixture.of_step(step).name for step in range(800)]
+    shares = [names.count(s.name) / len(names) for s in sources]
+    np.testing.assert_allclose(shares, [0.5, 0.25, 0.25], atol=0.005)
+
+
+def test_the_noise_counts_in_the_unit_of_its_survey():
+    """The same sky in nanomaggies and in counts at zero point 27 has the same loss."""
+    run, _ = several(steps=1)
+    codec = build_codec(run, seed=0)
+    with torch.no_grad():
+        codec.subsample_in.weight.copy_(codec.subsample_in.weight[:, :1].expand(-1, 9))
+        codec.subsample_out.weight.copy_(codec.subsample_out.weight[:1].expand(9, -1))
+        codec.subsample_out.bias.fill_(0.1)
+    losses = []
+    for bands, scale in ((("DES-G",), 1.0), (("HSC-G",), 10 ** (4.5 / 2.5))):
+        store = in_memory(bands, scale=scale)
+        with torch.inference_mode():
+            losses.append(float(reconstruction_loss(codec, *store.read(np.arange(4)), run)))
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)  # half precision of the store
+
+
+def test_a_source_without_objects_to_train_on_is_refused():
+    run, sources = several(steps=1)
+    few = Learnt(CodecSource(name="hsc", held_out=6), sources[2].store)
+    with pytest.raises(ConfigurationError, match=r"hsc: held_out \(6\) leaves none of 6 objects"):
+        CodecTask(build_codec(run, seed=0), [few], run, seed=0)
+    none = Learnt(CodecSource(name="hsc", held_out=0), sources[2].store)
+    with pytest.raises(ConfigurationError, match="held_out is 0"):
+        CodecTask(build_codec(run, seed=0), [none], run, seed=0)
+    with pytest.raises(ConfigurationError, match="there is no source"):
+        CodecTask(build_codec(run, seed=0), [], run, seed=0)
+
+
+def test_a_source_that_is_named_twice_is_refused():
+    with pytest.raises(ValueError, match="sources hsc are named twice"):
+        CodecRun(optimizer=OptimizerRun(steps=1, learning_rate=0.1, warmup_steps=0),
+                 sources=(CodecSource(name="hsc"), CodecSource(name="hsc")))  # fmt: skip
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
+    run, sources = several(steps=3)
+    codec = build_codec(run, seed=0)
+    with torch.no_grad():
+        codec.pre_quant_proj.weight[0, 0] = torch.nan
+    with pytest.raises(ConfigurationError, match=r"not finite|is nan"):
+        train(CodecTask(codec, sources, run, seed=0), run.optimizer, tmp_path, run_digest="a")
 
 
 def test_turning_and_mirroring_keep_every_pixel():

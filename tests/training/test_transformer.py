@@ -8,43 +8,38 @@ import torch
 
 from skyvec_core.codecs.quantizers import FiniteScalarQuantizer
 from skyvec_core.modalities import MODALITIES
-from skyvec_schemas.errors import ConfigurationError
 from skyvec_training.loop.optimizer import build_optimizer
+from skyvec_training.masked.batches import MaskedBatches
 from skyvec_training.masked.tables import code_features
-from skyvec_training.masked.transformer import TransformerTask, build_transformer
+from skyvec_training.masked.transformer import (
+    MaskedModel,
+    TransformerTask,
+    build_transformer,
+)
+from skyvec_training.parallel.sharding import named_parameters
 
 
 @pytest.fixture
 def task(transformer_run, store):
-    return TransformerTask(
-        build_transformer(transformer_run, seed=0), store, transformer_run, seed=0
-    )
+    return made(transformer_run, store)
 
 
-def test_a_batch_holds_the_tokens_of_its_objects(task):
-    rows = np.arange(4)
-    batch = task._batch(rows, 0, range(4))
-    words, codes = task.module.vocabulary, task.store.codes_BA[rows]
-    starts = torch.tensor([words.codes[m.token_key].start for m in words.modalities])
-    own = batch.codes_BT - starts[task.module.domain_of_position[batch.positions_BT]]
-    for row in range(4):
-        valid, positions = batch.valid_BT[row], batch.positions_BT[row]
-        assert own[row][valid].tolist() == codes[row, positions[valid].numpy()].tolist()
-        hidden = batch.target_positions_BQ[row][batch.target_valid_BQ[row]]
-        assert batch.target_codes_BQ[row][batch.target_valid_BQ[row]].tolist() == (
-            codes[row, hidden.numpy()].tolist()
-        )
-        assert not set(hidden.tolist()) & set(positions[valid].tolist())
+def made(run, store):
+    model = build_transformer(run, seed=0)
+    return TransformerTask(model, MaskedBatches(store, model.vocabulary, run, seed=0), run)
 
 
 def test_the_loss_falls_by_a_quarter_in_forty_steps(transformer_run, store):
-    run = dataclasses.replace(transformer_run, ordinal_smoothing=0.0, batch=8, held_out=12)
-    task = TransformerTask(build_transformer(run, seed=0), store, run, seed=0)
-    optimizer = build_optimizer(task.module, dataclasses.replace(run.optimizer, learning_rate=0.02))
+    run = dataclasses.replace(transformer_run, ordinal_smoothing=0.0, batch=8)
+    task = made(run, store)
+    optimizer = build_optimizer(
+        named_parameters(task.module), dataclasses.replace(run.optimizer, learning_rate=0.02)
+    )
     losses = []
     for step in range(40):
         optimizer.zero_grad()
-        loss, _ = task.loss(step)
+        batch = task.read(step, range(8))
+        loss = (task.coefficients(task.counts(batch)) * task.sums(batch)).sum()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -52,12 +47,14 @@ def test_the_loss_falls_by_a_quarter_in_forty_steps(transformer_run, store):
 
 
 def test_a_pooled_object_is_predicted_from_its_vector_alone(task):
-    batch = task._batch(np.arange(4), 0, range(4))
-    batch = dataclasses.replace(batch, pooled_B=torch.ones(4, dtype=torch.bool))
+    read = task.read(0, range(4))
+    batch = dataclasses.replace(read.masked, pooled_B=torch.ones(4, dtype=torch.bool))
     seen = []
     task.module.decode = lambda context, valid, *_: seen.append((context, valid)) or 1 / 0
     with pytest.raises(ZeroDivisionError):
-        _losses(task.module, batch)
+        MaskedModel(task.module, smoothing=0.0, bfloat16=False)(
+            dataclasses.replace(read, masked=batch)
+        )
     context, valid = seen[0]
     assert (valid.sum(1) == 1).all()
     mean = task.module.encode(batch.codes_BT, batch.positions_BT, batch.valid_BT)
@@ -82,13 +79,25 @@ def test_neighbouring_codes_start_alike():
     assert (image[0] - image[1]).norm() < (image[0] - image[4374]).norm()
 
 
-def test_holding_out_everything_is_refused(transformer_run, store):
-    run = dataclasses.replace(transformer_run, held_out=len(store))
-    with pytest.raises(ConfigurationError, match="leaves none of 20 objects"):
-        TransformerTask(build_transformer(run, seed=0), store, run, seed=0)
+def test_what_is_described_counts_the_whole_batch(task):
+    batch = task.read(0, range(4))
+    counts = task.counts(batch)
+    told = task.describe(task.sums(batch).detach(), counts)
+    assert told["output_fill"] == pytest.approx(
+        batch.masked.target_valid_BQ.sum().item() / (4 * 16)
+    )
+    assert told["input_fill"] == pytest.approx(batch.masked.valid_BT.sum().item() / (4 * 24))
+    assert 0.5 < told["tok_image"] < 2
 
 
-def _losses(model, batch):
-    from skyvec_training.masked.transformer import losses_of_batch
-
-    return losses_of_batch(model, batch, smoothing=0.0, bfloat16=False)
+def test_bfloat16_is_for_training_only(transformer_run, store):
+    task = made(dataclasses.replace(transformer_run, precision="bfloat16"), store)
+    exact = made(transformer_run, store)
+    batch = task.read(0, range(4))
+    for model in (task.module, exact.module):
+        model.eval()
+    assert torch.equal(task.sums(batch), exact.sums(batch))
+    for model in (task.module, exact.module):
+        model.train()
+    assert not torch.equal(task.sums(batch), exact.sums(batch))
+    torch.testing.assert_close(task.sums(batch), exact.sums(batch), rtol=0.03, atol=0.5)

@@ -12,12 +12,28 @@ import torch
 from skyvec_schemas.errors import SkyvecError
 from skyvec_training.commands.command import CONSOLE, Command
 
-COMMANDS = ("image_codec", "scalars", "transformer", "export")
+COMMANDS = (
+    "train",
+    "rehearse",
+    "compile_tokens",
+    "transformer",
+    "image_codec",
+    "spectrum_codec",
+    "map_codec",
+    "scalars",
+    "export",
+    "evaluate",
+    "promote",
+    "align",
+    "text",
+    "pool",
+    "lora",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit code is that of `skyvec_schemas.errors`."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
     torch.set_num_threads(getattr(arguments, "threads", torch.get_num_threads()))
     try:
         outcome = arguments.run(arguments)
@@ -27,14 +43,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if outcome is None or outcome.finished else 20
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m skyvec_training", description=__doc__)
     chosen = parser.add_subparsers(dest="command", required=True)
-    for name in COMMANDS:
+    asked = words[0].replace("-", "_") if words else ""
+    # The others would only be imported to be left alone.
+    for name in (asked,) if asked in COMMANDS else COMMANDS:
         command = cast("Command", import_module(f"skyvec_training.commands.{name}"))
-        words = chosen.add_parser(command.NAME, help=command.HELP, description=command.__doc__)
-        command.add_arguments(words)
-        words.set_defaults(run=command.run)
+        options = chosen.add_parser(command.NAME, help=command.HELP, description=command.__doc__)
+        command.add_arguments(options)
+        options.set_defaults(run=command.run)
     return parser
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 def train(words: Sequence[str]) -> int:
     """Train, resume or rehearse a model on tokens; every part of a model by its recipe."""
-    return _run("train", words)
+    others = [word for word in words if word != "--rehearse"]
+    return _run("train" if len(others) == len(words) else "rehearse", others)
 
 
 def evaluate(words: Sequence[str]) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from skyvec_core.model.config import TransformerConfig
 
-# Shape letters: B object, T token, S context token, D model width, N head, H head width.
+# Shape letters: B object, T token, S context token, D model width, N head, H head width; n a token
+# of any object, F features.
 
 EPSILON = 1e-6
 
@@ -23,6 +27,37 @@ class Norm(nn.LayerNorm):
         super().__init__(width, eps=EPSILON, bias=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the tokens of padded rows (B, T) lie once their padding is left out.
+
+    Layers that treat every token alone then cost nothing for padding; attention gets its rows back.
+    """
+
+    places_n: Tensor
+    """Row x T + column of each token, ascending."""
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, valid_BT: Tensor) -> Self:
+        """The tokens that are valid; on the host, since their number becomes a shape."""
+        objects, tokens = valid_BT.shape
+        return cls(valid_BT.flatten().nonzero()[:, 0], (objects, tokens))
+
+    def packed(self, x_BTF: Tensor) -> Tensor:
+        """Without padding (n, F)."""
+        return x_BTF.flatten(0, 1).index_select(0, self.places_n)
+
+    def padded(self, x_nF: Tensor) -> Tensor:
+        """With zeros for padding (B, T, F)."""
+        x_pF = x_nF.new_zeros(self.shape[0] * self.shape[1], x_nF.shape[1])
+        return x_pF.index_copy(0, self.places_n, x_nF).view(*self.shape, -1)
+
+    def to(self, device: torch.device) -> Self:
+        """On another device."""
+        return type(self)(self.places_n.to(device, non_blocking=True), self.shape)
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention of a sequence to itself, queries and keys normalized per head."""
 
@@ -34,10 +69,14 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(config.dim, config.dim, bias=False)
         self.q_norm, self.k_norm = Norm(width), Norm(width)
 
-    def forward(self, x_BTD: Tensor, keep_B1TT: Tensor) -> Tensor:
-        """Attend where ``keep`` is True; every query needs at least one key."""
-        q, k, v = self.qkv(x_BTD).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return _attend(self, q, self.k_norm(k), v, keep_B1TT)
+    def forward(self, x_BTD: Tensor, keep_B1TT: Tensor, rows: Rows | None = None) -> Tensor:
+        """Attend where ``keep`` is True; every query needs at least one key.
+
+        With ``rows``, the tokens come and go without padding (n, D).
+        """
+        qkv = torch.unflatten(_padded(self.qkv(x_BTD), rows), -1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return _attend(self, q, self.k_norm(k), v, keep_B1TT, rows)
 
     def extend(
         self, x_BTD: Tensor, past: KeysValues | None, keep_B1TS: Tensor
@@ -63,15 +102,18 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(config.dim, config.dim, bias=False)
         self.q_norm, self.k_norm = Norm(width), Norm(width)
 
-    def keys_values(self, context_BSD: Tensor) -> KeysValues:
+    def keys_values(self, context_BSD: Tensor, rows: Rows | None = None) -> KeysValues:
         """What `forward` reads of a context; each token's share depends on that token alone."""
-        k, v = self.kv(context_BSD).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        kv = torch.unflatten(_padded(self.kv(context_BSD), rows), -1, (2, self.num_heads, -1))
+        k, v = kv.permute(2, 0, 3, 1, 4)
         return self.k_norm(k), v
 
-    def forward(self, x_BTD: Tensor, memory: KeysValues, keep_B1TS: Tensor) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, memory: KeysValues, keep_B1TS: Tensor, rows: Rows | None = None
+    ) -> Tensor:
         """Attend to the context where ``keep`` is True."""
-        q = self.q(x_BTD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return _attend(self, q, *memory, keep_B1TS)
+        q = torch.unflatten(_padded(self.q(x_BTD), rows), -1, (self.num_heads, -1))
+        return _attend(self, q.transpose(1, 2), *memory, keep_B1TS, rows)
 
 
 def joined(past: KeysValues | None, new: KeysValues) -> KeysValues:
@@ -81,12 +123,22 @@ def joined(past: KeysValues | None, new: KeysValues) -> KeysValues:
     return torch.cat([past[0], new[0]], dim=2), torch.cat([past[1], new[1]], dim=2)
 
 
+def _padded(x: Tensor, rows: Rows | None) -> Tensor:
+    return x if rows is None else rows.padded(x)
+
+
 def _attend(
-    layer: SelfAttention | CrossAttention, q: Tensor, k: Tensor, v: Tensor, keep: Tensor
+    layer: SelfAttention | CrossAttention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keep: Tensor,
+    rows: Rows | None = None,
 ) -> Tensor:
     """Attention with keys that are normalized already."""
     y_BNTH = functional.scaled_dot_product_attention(layer.q_norm(q), k, v, attn_mask=keep)
-    out_BTD: Tensor = layer.proj(y_BNTH.transpose(1, 2).flatten(2))
+    y_BTD = y_BNTH.transpose(1, 2).flatten(2)
+    out_BTD: Tensor = layer.proj(y_BTD if rows is None else rows.packed(y_BTD))
     return out_BTD
 
 
@@ -120,9 +172,9 @@ class EncoderBlock(nn.Module):
         self.norm1, self.attn = Norm(config.dim), SelfAttention(config)
         self.norm2, self.mlp = Norm(config.dim), GatedMlp(config)
 
-    def forward(self, x_BTD: Tensor, keep_B1TT: Tensor) -> Tensor:
-        """One layer of the encoder."""
-        x_BTD = x_BTD + self.attn(self.norm1(x_BTD), keep_B1TT)
+    def forward(self, x_BTD: Tensor, keep_B1TT: Tensor, rows: Rows | None = None) -> Tensor:
+        """One layer of the encoder; with ``rows``, of tokens without padding (n, D)."""
+        x_BTD = x_BTD + self.attn(self.norm1(x_BTD), keep_B1TT, rows)
         out_BTD: Tensor = x_BTD + self.mlp(self.norm2(x_BTD))
         return out_BTD
 
@@ -146,17 +198,29 @@ class DecoderBlock(nn.Module):
         self.norm2, self.mlp = Norm(config.dim), GatedMlp(config)
 
     def forward(
-        self, x_BTD: Tensor, context_BSD: Tensor, keep_B1TT: Tensor | None, keep_B1TS: Tensor
+        self,
+        x_BTD: Tensor,
+        context_BSD: Tensor,
+        keep_B1TT: Tensor | None,
+        keep_B1TS: Tensor,
+        rows: Rows | None = None,
+        context_rows: Rows | None = None,
     ) -> Tensor:
         """One layer of the decoder; see `attend`."""
-        return self.attend(x_BTD, self.memory(context_BSD), keep_B1TT, keep_B1TS)
+        memory = self.memory(context_BSD, context_rows)
+        return self.attend(x_BTD, memory, keep_B1TT, keep_B1TS, rows)
 
-    def memory(self, context_BSD: Tensor) -> KeysValues:
+    def memory(self, context_BSD: Tensor, rows: Rows | None = None) -> KeysValues:
         """What the layer reads of a context, to be kept when the context is asked again."""
-        return self.cross_attn.keys_values(self.context_norm(context_BSD))
+        return self.cross_attn.keys_values(self.context_norm(context_BSD), rows)
 
     def attend(
-        self, x_BTD: Tensor, memory: KeysValues, keep_B1TT: Tensor | None, keep_B1TS: Tensor
+        self,
+        x_BTD: Tensor,
+        memory: KeysValues,
+        keep_B1TT: Tensor | None,
+        keep_B1TS: Tensor,
+        rows: Rows | None = None,
     ) -> Tensor:
         """One layer of the decoder on a remembered context.
 
@@ -166,9 +230,9 @@ class DecoderBlock(nn.Module):
         x_BTD = x_BTD + (
             _mean_of_values(self.self_attn, y_BTD)
             if keep_B1TT is None
-            else self.self_attn(y_BTD, keep_B1TT)
+            else self.self_attn(y_BTD, keep_B1TT, rows)
         )
-        x_BTD = x_BTD + self.cross_attn(self.query_norm(x_BTD), memory, keep_B1TS)
+        x_BTD = x_BTD + self.cross_attn(self.query_norm(x_BTD), memory, keep_B1TS, rows)
         out_BTD: Tensor = x_BTD + self.mlp(self.norm2(x_BTD))
         return out_BTD
 

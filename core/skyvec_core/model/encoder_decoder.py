@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from skyvec_core.model.blocks import DecoderBlock, EncoderBlock, Norm, keep_mask
+from skyvec_core.model.blocks import DecoderBlock, EncoderBlock, Norm, Rows, keep_mask
 from skyvec_core.model.config import TransformerConfig
 from skyvec_core.model.vocabulary import Vocabulary
 
@@ -57,7 +57,13 @@ class EncoderDecoder(nn.Module):
         out_BTD: Tensor = self.position_encoding[positions_BT] + self.domain_table(domains_BT)
         return out_BTD
 
-    def encode(self, codes_BT: Tensor, positions_BT: Tensor, valid_BT: Tensor) -> Tensor:
+    def encode(
+        self,
+        codes_BT: Tensor,
+        positions_BT: Tensor,
+        valid_BT: Tensor,
+        rows: Rows | None = None,
+    ) -> Tensor:
         """Context vectors (B, T, D) of input tokens.
 
         Parameters
@@ -68,14 +74,20 @@ class EncoderDecoder(nn.Module):
             Rows of the joint position table.
         valid_BT
             False for padding, which no token attends to; its own outputs are meaningless.
+        rows
+            Of ``valid_BT``: leave the padding out of all but attention, and zeros for its outputs.
         """
+        if rows is not None:
+            codes_BT, positions_BT = (
+                x_BT.flatten().index_select(0, rows.places_n) for x_BT in (codes_BT, positions_BT)
+            )
         embedding_BTD = self.embedding(positions_BT)
         x_BTD = self.token_table(codes_BT) + embedding_BTD
         keep = keep_mask(valid_BT, valid_BT)
         for block in self.encoder:
-            x_BTD = block(x_BTD, keep)
+            x_BTD = block(x_BTD, keep, rows)
         context_BTD: Tensor = self.decoder_proj_context(self.encoder_norm(x_BTD)) + embedding_BTD
-        return context_BTD
+        return context_BTD if rows is None else rows.padded(context_BTD)
 
     def decode(
         self,
@@ -83,13 +95,18 @@ class EncoderDecoder(nn.Module):
         valid_BT: Tensor,
         positions_BQ: Tensor,
         target_valid_BQ: Tensor,
+        rows: Rows | None = None,
+        target_rows: Rows | None = None,
     ) -> Tensor:
-        """Hidden states (B, Q, D) of masked targets; targets of one domain see each other."""
+        """Hidden states (B, Q, D) of masked targets; targets of one domain see each other.
+
+        ``rows`` and ``target_rows`` leave padding out of all but attention; see `encode`.
+        """
         domains_BQ = self.domain_of_position[positions_BQ]
         same_BQQ = domains_BQ[:, :, None] == domains_BQ[:, None, :]
         identity = torch.eye(domains_BQ.shape[1], dtype=torch.bool, device=domains_BQ.device)
         keep_self = ((same_BQQ & target_valid_BQ[:, None, :]) | identity)[:, None]
-        return self.decode_where(context_BTD, valid_BT, positions_BQ, keep_self)
+        return self.decode_where(context_BTD, valid_BT, positions_BQ, keep_self, rows, target_rows)
 
     def decode_where(
         self,
@@ -97,18 +114,31 @@ class EncoderDecoder(nn.Module):
         valid_BT: Tensor,
         positions_BQ: Tensor,
         keep_self: Tensor | None,
+        rows: Rows | None = None,
+        target_rows: Rows | None = None,
     ) -> Tensor:
         """Hidden states (B, Q, D) of masked targets that see each other where it is said.
 
         ``keep_self`` is a mask that broadcasts to (B, 1, Q, Q); without one, every target takes
-        the mean of the values of all, as the official ``forward`` does.
+        the mean of the values of all, as the official ``forward`` does (not with ``target_rows``).
         """
-        x_BQD = self.mask_token + self.embedding(positions_BQ)
         keep_context = keep_mask(positions_BQ, valid_BT)
+        if rows is not None:
+            context_BTD = rows.packed(context_BTD)
+        if target_rows is not None:
+            positions_BQ = positions_BQ.flatten().index_select(0, target_rows.places_n)
+        x_BQD = self.mask_token + self.embedding(positions_BQ)
         for block in self.decoder:
-            x_BQD = block(x_BQD, context_BTD, keep_self, keep_context)
+            x_BQD = block(x_BQD, context_BTD, keep_self, keep_context, target_rows, rows)
         hidden_BQD: Tensor = self.decoder_norm(x_BQD)
-        return hidden_BQD
+        return hidden_BQD if target_rows is None else target_rows.padded(hidden_BQD)
+
+    def heads(self) -> tuple[Tensor, ...]:
+        """Head (V, D) of each domain, all cut at once.
+
+        The gradient of a slice is a whole table of zeros around it; a split needs one for all.
+        """
+        return torch.split(self.head_table, [m.vocabulary for m in self.vocabulary.modalities])
 
     def logits(self, hidden_QD: Tensor, token_key: str) -> Tensor:
         """Logits (..., V) over the codes of one domain."""

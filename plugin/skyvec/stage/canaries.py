@@ -6,22 +6,19 @@ that went another way and comes out with the same bits shows that none of them m
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from hats.pixel_math.healpix_pixel import HealpixPixel
 
 from skyvec.stage.job import Job
 from skyvec.stage.leaf_writer import ROW_GROUP_ROWS
 from skyvec.stage.partition import TokenizedRows, embed_rows, stored_as
 from skyvec.stage.row_stream import RowStream
+from skyvec.stage.written_leaf import WrittenLeaf
 from skyvec_core.embedder import Model
 from skyvec_schemas.embedding_columns import EmbeddingColumns
 from skyvec_schemas.errors import RowTruthError
 from skyvec_schemas.token_columns import token_array
-from skyvec_schemas.vectors import tensor_values
 
 MOST = 8
 """Canaries of one pixel."""
@@ -43,7 +40,13 @@ def canary_rows(pixel: HealpixPixel, rows: int) -> list[int]:
 
 
 def prove_canaries(
-    written: Path, stream: RowStream, model: Model, job: Job, pixel: HealpixPixel, *, where: str
+    written: WrittenLeaf,
+    stream: RowStream,
+    model: Model,
+    job: Job,
+    pixel: HealpixPixel,
+    *,
+    where: str,
 ) -> None:
     """Compare canaries with what was written.
 
@@ -52,46 +55,48 @@ def prove_canaries(
     RowTruthError
         With the row, if it comes out otherwise.
     """
-    with pq.ParquetFile(written) as file:
-        for row in canary_rows(pixel, file.metadata.num_rows):
-            group, place = divmod(row, ROW_GROUP_ROWS)
-            # Decodes no row beyond this one.
-            batches = file.iter_batches(place + 1, row_groups=[group], columns=list(_columns(job)))
-            stored = pa.Table.from_batches([next(batches).slice(place)])
-            again = stream.again(row)
-            same = _same_tokens(stored, again) if job.columns is None else (
-                _same_vector(stored, again, model, job.columns)
-            )  # fmt: skip
-            if not same:
-                raise RowTruthError(
-                    f"row {row} comes out otherwise when it is read and embedded again",
-                    where=where,
-                    remedy=_REMEDY,
-                )
+    for row in canary_rows(pixel, written.rows):
+        again = stream.again(row)
+        same = _same_tokens(written, row, again, _token_columns(job)) if job.columns is None else (
+            _same_vector(written, row, again, model, job.columns)
+        )  # fmt: skip
+        if not same:
+            raise RowTruthError(
+                f"row {row} comes out otherwise when it is read and embedded again",
+                where=where,
+                remedy=_REMEDY,
+            )
 
 
-def _columns(job: Job) -> tuple[str, ...]:
-    if job.columns is None:
-        labels = {*job.survey.labels.values(), *job.source_labels}
-        return tuple(key for key in job.token_keys if key not in labels)
-    return (job.columns.name, job.columns.names[-1])
+def _token_columns(job: Job) -> tuple[str, ...]:
+    labels = {*job.survey.labels.values(), *job.source_labels}
+    return tuple(key for key in job.token_keys if key not in labels)
 
 
-def _same_tokens(stored: pa.Table, again: TokenizedRows) -> bool:
+def _same_tokens(
+    written: WrittenLeaf, row: int, again: TokenizedRows, columns: tuple[str, ...]
+) -> bool:
+    stored = _stored(written, row, columns)
     return all(
-        stored.column(key).combine_chunks().equals(
-            token_array(coded.ids_BN.numpy(), coded.valid_BN.numpy())
-        )
+        stored[key].equals(token_array(coded.ids_BN.numpy(), coded.valid_BN.numpy()))
         for key, coded in again.tokens.items()
-    )  # fmt: skip
+    )
 
 
 def _same_vector(
-    stored: pa.Table, again: TokenizedRows, model: Model, columns: EmbeddingColumns
+    written: WrittenLeaf, row: int, again: TokenizedRows, model: Model, columns: EmbeddingColumns
 ) -> bool:
-    if stored.column(1).to_pylist() != again.contents.tolist():
+    content = columns.names[-1]
+    if _stored(written, row, (content,))[content].to_pylist() != again.contents.tolist():
         return False
-    if again.failed[0]:
-        return bool(stored.column(0).null_count == 1)
-    vector = stored_as(embed_rows(again, model), columns.dtype)
-    return tensor_values(stored.column(0), missing=np.nan).tobytes() == vector.tobytes()
+    stored = written.vectors.row(row) if written.vectors else None
+    if stored is None or again.failed[0]:
+        return stored is None and bool(again.failed[0])
+    return stored.tobytes() == stored_as(embed_rows(again, model), columns.dtype).tobytes()
+
+
+def _stored(written: WrittenLeaf, row: int, columns: tuple[str, ...]) -> dict[str, pa.Array]:
+    """Columns of one row; its row group holds `ROW_GROUP_ROWS` like all but the last."""
+    group, place = divmod(row, ROW_GROUP_ROWS)
+    held = written.columns(columns, group)
+    return {name: column.slice(place, 1) for name, column in held.items()}

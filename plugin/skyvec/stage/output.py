@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -200,7 +200,9 @@ class Output:
     def save(self, record: QuantumRecord) -> None:
         """Keep what became of a pixel."""
         name = f"Norder={record.order}_Npix={record.pixel}.json"
-        self.put_text(json.dumps(asdict(record)), self.root / RECORDS / name)
+        # `asdict` would copy the sky map entry by entry.
+        facts = {field.name: getattr(record, field.name) for field in fields(record)}
+        self.put_text(json.dumps(facts), self.root / RECORDS / name)
 
     def record(self, pixel: HealpixPixel) -> QuantumRecord | None:
         """The fresh record of one pixel, if this run has written one."""

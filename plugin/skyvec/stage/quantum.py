@@ -37,6 +37,7 @@ from skyvec.stage.row_stream import PixelRows, Rows, RowStream, TokenRows, opene
 from skyvec.stage.row_truth import RowTruth
 from skyvec.stage.timing import StepTimes
 from skyvec.stage.worker import golden_on_worker, model_on_worker
+from skyvec.stage.written_leaf import WrittenLeaf
 from skyvec_core.embedder import Model
 from skyvec_schemas.embedding_columns import EmbeddingColumns
 from skyvec_schemas.errors import ContractError
@@ -147,9 +148,7 @@ class _Quantum:
             try:
                 self._write(stream, model, staged)
                 with self.timed("verify"):
-                    truth.verify(staged, self.job.columns)
-                    where = str(self.release.leaf(self.place))
-                    prove_canaries(staged, stream, model, self.job, self.place, where=where)
+                    self._verify(truth, stream, model, staged)
             finally:
                 stream.close()
                 if self.earlier:
@@ -225,6 +224,13 @@ class _Quantum:
                 with self.timed("write"):
                     writer.write(table)
                 self.beats.after(self.rows, self.failed, self.timed.seconds)
+
+    def _verify(self, truth: RowTruth, stream: RowStream, model: Model, staged: Path) -> None:
+        columns = self.job.columns
+        with WrittenLeaf(staged, columns.name if columns else None) as written:
+            truth.verify(written, columns)
+            where = str(self.release.leaf(self.place))
+            prove_canaries(written, stream, model, self.job, self.place, where=where)
 
     def _table(self, rows: Rows, model: Model, schema: pa.Schema) -> pa.Table:
         coded = rows.tokenized

@@ -14,6 +14,7 @@ from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
 
 from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.releases.hats.column_map import ColumnMap
 from skyvec.releases.hats.leaf import Leaf
 from skyvec.stage.job import Job, StoredTokens
 from skyvec.stage.joined import JoinedRows, join_sources
@@ -79,6 +80,7 @@ class PixelRows:
     ) -> None:
         self.job, self.release, self.pixel, self.model = job, release, pixel, model
         self.batch_rows, self.timed = batch_rows, timed
+        self.columns: ColumnMap | None = None
         self.joined: JoinedRows | None = None
         if job.sources:
             self.joined = join_sources(
@@ -94,7 +96,7 @@ class PixelRows:
             )
 
     def __iter__(self) -> Iterator[Rows]:
-        start, columns = 0, None
+        start = 0
         with_labels = self.job.columns is None
         batches = self.release.batches(
             self.pixel, self.job.survey, rows=self.batch_rows, with_labels=with_labels
@@ -111,10 +113,10 @@ class PixelRows:
                     flags=self.joined.flags[start:stop],
                 )
             with self.timed("tokenize"):
-                columns = columns or columns_of(batch, self.job.survey)
+                self.columns = self.columns or columns_of(batch, self.job.survey)
                 tokenized = tokenize_rows(
                     batch, self.job.survey, self.model,
-                    with_labels=with_labels, sources=sources, columns=columns,
+                    with_labels=with_labels, sources=sources, columns=self.columns,
                 )  # fmt: skip
             yield Rows(
                 keys=batch.select(self.job.keys(self.release)),
@@ -133,7 +135,9 @@ class PixelRows:
                 flags=self.joined.flags[row : row + 1],
             )
         batch = self.release.row(self.pixel, self.job.survey, row)
-        return tokenize_rows(batch, self.job.survey, self.model, sources=sources)
+        return tokenize_rows(
+            batch, self.job.survey, self.model, sources=sources, columns=self.columns
+        )
 
     def close(self) -> None:
         """Give the disk of the spool back."""

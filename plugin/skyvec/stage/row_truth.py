@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.releases.hats.leaf import Leaf
 from skyvec.stage.vector_truth import VectorTruth
+from skyvec.stage.written_leaf import WrittenLeaf
 from skyvec_schemas.embedding_columns import EmbeddingColumns
 from skyvec_schemas.errors import DuplicateIdsError, RowTruthError
 
-BATCH_ROWS = 2048
-"""Vectors in memory at a time."""
 _REMEDY = "Nothing was published; report this with the file, it is a defect of skyvec"
 
 
@@ -78,7 +77,7 @@ class RowTruth:
         """Rows of the input."""
         return len(self.keys)
 
-    def verify(self, output: Path, columns: EmbeddingColumns | None) -> None:
+    def verify(self, written: WrittenLeaf, columns: EmbeddingColumns | None) -> None:
         """Compare a written file with the input, row by row.
 
         Raises
@@ -86,11 +85,10 @@ class RowTruth:
         RowTruthError
             If a row is lost, doubled or moved, or a vector is not what its status says.
         """
-        with pq.ParquetFile(output) as file:
-            problems = list(self.differences(file))
+        problems = list(self.differences(written.file))
         if columns and not problems:
             vectors = VectorTruth(columns)
-            for batch in vector_batches(output, vectors.needed):
+            for batch in written.batches(vectors.needed):
                 vectors.take(batch)
             problems = vectors.problems()
         if problems:
@@ -102,7 +100,7 @@ class RowTruth:
         if absent := [name for name in names if name not in output.schema_arrow.names]:
             yield f"no column {', '.join(map(repr, absent))}"
             return
-        written = output.read(columns=names)
+        written = output.read(columns=names, use_threads=False)
         if len(written) != self.rows:
             yield f"{len(written)} rows written of {self.rows}"
             return
@@ -124,9 +122,17 @@ class RowTruth:
 
 
 def vector_batches(output: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Rows of an output file in order; unlike pyarrow's own batches, never the file at once."""
-    with Leaf.open([output]) as leaf:
-        yield from (batch for _, batch in leaf.batches(columns, rows=BATCH_ROWS))
+    """Rows of an output file in order; unlike pyarrow's own batches, never the file at once.
+
+    Parameters
+    ----------
+    columns
+        At most one of them a tensor.
+    """
+    schema = pq.read_schema(output)
+    tensors = (c for c in columns if isinstance(schema.field(c).type, pa.FixedShapeTensorType))
+    with WrittenLeaf(output, next(tensors, None)) as leaf:
+        yield from leaf.batches(columns)
 
 
 def _fields(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:

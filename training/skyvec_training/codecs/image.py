@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from skyvec_core.codecs.image import ImageCodec, ImageCodecConfig, channels_of
+from skyvec_core.codecs.image import ZERO_POINT_SCALE, ImageCodec, ImageCodecConfig, channels_of
 from skyvec_core.observations import Images
-from skyvec_training.data.draws import Stream, rows_of_step, uniforms
+from skyvec_training.codecs.mixture import Learnt, Mixture
+from skyvec_training.data.draws import Stream, uniforms
 from skyvec_training.data.pixels import PixelStore
 from skyvec_training.recipe.codecs import CodecRun
-from skyvec_training.recipe.reading import rows_to_train
 
 # Shape letters: B object, C band, D latent, H W cutout pixels.
 
@@ -60,6 +61,8 @@ def reconstruction_loss(
                                     channels)  # fmt: skip
         code_BDhw = codec.quantizer(latent_BDhw.float().movedim(1, -1)).movedim(-1, 1)
         found_BCHW = codec.reconstruct(code_BDhw, channels).float()
+    # The codec compresses nanomaggies, whatever the survey's unit.
+    sigma_BCHW = sigma_BCHW / ZERO_POINT_SCALE[images.bands[0].split("-")[0]]
     error_BCHW = (found_BCHW - true_BCHW) / compressed_noise(codec, true_BCHW, sigma_BCHW, run)
     loss_BCHW = functional.huber_loss(
         error_BCHW, torch.zeros_like(error_BCHW), delta=run.huber_delta, reduction="none"
@@ -92,7 +95,7 @@ def spread_penalty(latent_BDhw: Tensor, compressed_BCHW: Tensor) -> Tensor:
 def compressed_noise(
     codec: ImageCodec, compressed_BCHW: Tensor, sigma_BCHW: Tensor, run: CodecRun
 ) -> Tensor:
-    """Noise after compression (its slope times sigma), with the floor in quadrature."""
+    """Noise after compression (its slope times sigma in nanomaggies), and the floor in quadrature."""
     factor, mult = codec.config.range_compression_factor, codec.config.mult_factor
     # d/df [asinh(f / k) k m] = m / cosh(asinh(f / k))
     slope = mult / torch.cosh(compressed_BCHW / (factor * mult))
@@ -100,21 +103,23 @@ def compressed_noise(
 
 
 class CodecTask:
-    """The image codec on the cutouts of one survey, its last objects held out."""
+    """The image codec on the cutouts of some sources, a batch of one of them in each step."""
 
-    def __init__(self, codec: ImageCodec, store: PixelStore, run: CodecRun, *, seed: int) -> None:
+    def __init__(
+        self, codec: ImageCodec, sources: Sequence[Learnt[PixelStore]], run: CodecRun, *, seed: int
+    ) -> None:
         self.module = codec
-        self.store, self.run, self.seed = store, run, seed
-        self.train_rows = rows_to_train(len(store), run.held_out, where="image_codec")
+        self.run, self.seed = run, seed
+        self.mixture = Mixture(sources)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss on one augmented batch."""
         run = self.run
-        rows = rows_of_step(seed=self.seed, step=step, batch=run.batch, rows=self.train_rows)
+        learnt, rows = self.mixture.rows(step, batch=run.batch, seed=self.seed)
         draws = uniforms(
             seed=self.seed, stream=Stream.AUGMENTATION, step=step, slots=range(run.batch), width=8
         )
-        images, sigma_BCHW = self.store.read(rows)
+        images, sigma_BCHW = learnt.store.read(rows)
         crop = (
             run.crop if step < run.crop_share * run.optimizer.steps else images.flux_BCHW.shape[-1]
         )
@@ -123,14 +128,16 @@ class CodecTask:
         return reconstruction_loss(self.module, images, sigma_BCHW, run), {}
 
     def evaluate(self) -> dict[str, float]:
-        """Loss on whole held-out cutouts, in float32."""
-        last = min(len(self.store), self.train_rows + self.run.evaluated)
+        """Loss on whole held-out cutouts, in all and of each source."""
+        return self.mixture.mean([self._held_out_loss(learnt) for learnt in self.mixture.sources])
+
+    def _held_out_loss(self, learnt: Learnt[PixelStore]) -> float:
+        held_out = learnt.held_out(self.run.evaluated)
         losses = []
-        for start in range(self.train_rows, last, self.run.batch):
-            rows = np.arange(start, min(start + self.run.batch, last))
-            images, sigma_BCHW = self.store.read(rows)
+        for start in range(0, len(held_out), self.run.batch):
+            images, sigma_BCHW = learnt.store.read(held_out[start : start + self.run.batch])
             losses.append(float(reconstruction_loss(self.module, images, sigma_BCHW, self.run)))
-        return {"loss": float(np.mean(losses))}
+        return float(np.mean(losses))
 
 
 def augment(

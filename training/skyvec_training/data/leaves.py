@@ -45,6 +45,14 @@ def leaves_of(path: Path) -> list[Path]:
     return [Path(leaf) for _, _, leaf in sorted(found)]
 
 
+def healpix_of(leaf: Path) -> tuple[int, int]:
+    """Order and pixel of a leaf."""
+    match = _LEAF.search(leaf.as_posix())
+    if match is None:
+        raise ValueError(f"{leaf} is no leaf of a HATS catalog")
+    return int(match[1]), int(match[2])
+
+
 def require_columns(leaf: Path, columns: list[str], *, remedy: str) -> None:
     """Refuse a leaf that lacks columns; the error names all of them."""
     missing = sorted(set(columns) - set(pq.read_schema(leaf).names))

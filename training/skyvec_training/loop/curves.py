@@ -19,7 +19,9 @@ class LossLog:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / LOG_FILE
         kept = [r for r in read_log(folder) if float(r["step"]) <= from_step]
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        aside = self.path.with_suffix(".tmp")
+        aside.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        aside.rename(self.path)  # a kill here leaves one log or the other
 
     def append(self, record: Record) -> None:
         """Write one record; ``kind`` is ``train`` or ``held_out``."""

@@ -44,7 +44,9 @@ class RunProgress:
         text = f"{self._title} {record['kind']} loss {float(record['loss']):.4f}"
         self._bar.update(self._task, completed=float(record["step"]), description=text)
         if not self.console.is_terminal or record["kind"] == "held_out":
+            # Losses of single domains are too many for a line of training.
             shown = [f"{k} {v:.4g}" for k, v in record.items()
-                     if isinstance(v, float) and k not in {"step", "loss"}]  # fmt: skip
+                     if isinstance(v, float) and k not in {"step", "loss"}
+                     and not (record["kind"] == "train" and k.startswith("tok_"))]  # fmt: skip
             step = int(float(record["step"]))
             self.console.print(f"{step:6d} {text}  " + " ".join(shown), soft_wrap=True)

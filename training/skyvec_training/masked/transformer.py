@@ -2,117 +2,229 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from skyvec_core.model.config import TransformerConfig
 from skyvec_core.model.encoder_decoder import EncoderDecoder
-from skyvec_core.model.pooling import masked_mean
-from skyvec_training.data.draws import Stream, rows_of_step, uniforms
-from skyvec_training.data.tokens import TokenStore
+from skyvec_core.model.pooling import masked_mean, mean_of_domains
+from skyvec_training.loop.shares import pieces_of
 from skyvec_training.masked import tables
-from skyvec_training.masked.batches import MaskedBatch, masked_batch
-from skyvec_training.masked.losses import normalized, sums_by_domain, weighted_loss
-from skyvec_training.masked.masking import layout_of
-from skyvec_training.recipe.reading import rows_to_train
+from skyvec_training.masked.batches import MaskedBatch
+from skyvec_training.masked.losses import (
+    Targets,
+    domain_coefficients,
+    normalized,
+    sort_targets,
+    sums_by_domain,
+    weighted_loss,
+)
+from skyvec_training.parallel.mesh import ALONE, World
+from skyvec_training.parallel.sharding import fill, prepare_blocks, release, shard_model
 from skyvec_training.recipe.transformer import TransformerRun
 
-# Shape letters: B object, A all positions, T input token, Q target token, D width, n target.
+# Shape letters: B object, T input token, Q target token, D width, n target, M domain,
+# C counted quantity (targets of each domain, then inputs).
 
-EVALUATION_STEP = 1 << 40
-"""Step number of the masks of every evaluation: always the same, never a training step."""
+
+class Batches(Protocol):
+    """Where masked objects come from: pure functions of step and slot."""
+
+    @property
+    def digest(self) -> str:
+        """Identity of the tokens."""
+        ...
+
+    @property
+    def held_out(self) -> int:
+        """Objects that are never trained on."""
+        ...
+
+    def at(self, step: int, slots: range) -> MaskedBatch:
+        """Objects of some slots of a step."""
+        ...
+
+    def held_out_at(self, slots: range) -> MaskedBatch:
+        """Some held-out objects, always masked alike."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Microbatch:
+    """Objects of one forward pass and their targets by domain."""
+
+    masked: MaskedBatch
+    targets: Targets
+
+
+class MaskedModel(nn.Module):
+    """The whole forward pass of a microbatch: the one call that sharding knows of."""
+
+    def __init__(self, model: EncoderDecoder, *, smoothing: float, bfloat16: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.smoothing, self.in_bfloat16 = smoothing, bfloat16
+
+    def forward(self, batch: Microbatch) -> Tensor:
+        """Summed cross-entropy (M,) of each domain; plain and in float32 while evaluating."""
+        masked, targets, model = batch.masked, batch.targets, self.model
+        bfloat16 = self.in_bfloat16 and model.training
+        with torch.autocast(masked.codes_BT.device.type, torch.bfloat16, enabled=bfloat16):
+            context_BTD = model.encode(masked.codes_BT, masked.positions_BT, masked.valid_BT)
+            context_BTD, seen_BT = _pool(model, context_BTD, masked)
+            hidden_BQD = model.decode(
+                context_BTD, seen_BT, masked.target_positions_BQ, masked.target_valid_BQ
+            )
+            return sums_by_domain(
+                model, hidden_BQD.flatten(0, 1)[targets.places_n], targets.codes_n, targets.counts,
+                smoothing=self.smoothing if model.training else 0.0,
+            )  # fmt: skip
+
+
+class TransformerTask:
+    """Masked modelling, its batch shared among the ranks of a world."""
+
+    def __init__(
+        self,
+        model: EncoderDecoder,
+        batches: Batches,
+        run: TransformerRun,
+        *,
+        world: World = ALONE,
+    ) -> None:
+        self.module, self.batches, self.run, self.world = model, batches, run, world
+        self.slots, self.vocabulary = run.batch, model.vocabulary
+        self.root = MaskedModel(
+            model, smoothing=run.ordinal_smoothing, bfloat16=run.precision == "bfloat16"
+        )
+        weights = [run.domain_weights.get(m.token_key, 1.0) for m in self.vocabulary.modalities]
+        self.multipliers_M = torch.tensor(weights)
+
+    def read(self, step: int, slots: range) -> Microbatch:
+        """Masked objects of some slots, their targets sorted."""
+        return self._sorted(self.batches.at(step, slots))
+
+    def counts(self, batch: Microbatch) -> Tensor:
+        """Targets of each domain, then input tokens."""
+        return torch.tensor([*batch.targets.counts, int(batch.masked.valid_BT.sum())])
+
+    def coefficients(self, counts_C: Tensor) -> Tensor:
+        """Weight (M,) of each domain's cross-entropy."""
+        return domain_coefficients(counts_C[:-1], self.multipliers_M, power=self.run.count_power)
+
+    def sums(self, batch: Microbatch) -> Tensor:
+        """Summed cross-entropy (M,) of each domain."""
+        out_M: Tensor = self.root(_moved(batch, self.world.device))
+        return out_M
+
+    def describe(self, sums_K: Tensor, counts_C: Tensor) -> dict[str, float]:
+        """How full the budgets are, and each domain's loss over log V."""
+        masking = self.run.masking
+        return {
+            "input_fill": int(counts_C[-1]) / (self.slots * masking.input_budget),
+            "output_fill": int(counts_C[:-1].sum()) / (self.slots * masking.output_budget),
+            **normalized(self.vocabulary, sums_K, counts_C[:-1]),
+        }
+
+    def evaluate(self) -> dict[str, float]:
+        """Plain cross-entropy on held-out objects under fixed masks, each over log V as well."""
+        number = min(self.batches.held_out, self.run.evaluated)
+        at_once = self.run.parallel.microbatch or -(-self.run.batch // self.world.size)
+        kinds = len(self.multipliers_M)
+        sums_M, counts_M = torch.zeros(kinds, dtype=torch.float64), torch.zeros(kinds).long()
+        for piece in pieces_of(number, self.world, microbatch=at_once):
+            batch = self._sorted(self.batches.held_out_at(piece.slots))
+            found_M = self.sums(batch)
+            if piece.counts:
+                sums_M += found_M.double().cpu()
+                counts_M += torch.tensor(batch.targets.counts)
+        release(self.root)
+        self.world.total(sums_M)
+        self.world.total(counts_M)
+        loss = weighted_loss(sums_M, counts_M, self.multipliers_M, power=self.run.count_power)
+        return {"loss": float(loss), **normalized(self.vocabulary, sums_M, counts_M)}
+
+    def _sorted(self, masked: MaskedBatch) -> Microbatch:
+        targets = sort_targets(masked.target_codes_BQ, masked.target_positions_BQ,
+                               masked.target_valid_BQ, self.vocabulary)  # fmt: skip
+        return Microbatch(masked=masked, targets=targets)
 
 
 def build_transformer(run: TransformerRun, *, seed: int) -> EncoderDecoder:
     """A transformer with fresh weights."""
+    model = EncoderDecoder(config_of(run))
+    tables.initialize(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def build_task(
+    batches: Batches, run: TransformerRun, *, seed: int, world: World = ALONE
+) -> TransformerTask:
+    """The task with fresh weights, equal on every world; sharded if the world has a mesh.
+
+    Only rank 0 ever holds a whole model, on the host.
+    """
+    if world.mesh is None:
+        task = TransformerTask(build_transformer(run, seed=seed), batches, run, world=world)
+        prepare_blocks(task.root, run.parallel)
+        return task
+    with torch.device("meta"):
+        model = EncoderDecoder(config_of(run))
+    task = TransformerTask(model, batches, run, world=world)
+    shard_model(task.root, world.mesh, run.parallel, precision=run.precision)
+    whole = build_transformer(run, seed=seed).state_dict() if world.is_first else None
+    fill(
+        task.root,
+        {f"model.{name}": tensor for name, tensor in whole.items()} if whole else None,
+        world.device,
+    )
+    words = model.vocabulary
+    model.position_encoding = words.position_encodings(model.config.dim).to(world.device)
+    model.domain_of_position = words.domain_of_position().to(world.device)
+    return task
+
+
+def config_of(run: TransformerRun) -> TransformerConfig:
+    """Sizes and domains as the model folder will have them."""
     sizes = run.model
-    config = TransformerConfig(
+    return TransformerConfig(
         dim=sizes.dim,
         num_heads=sizes.num_heads,
         encoder_depth=sizes.encoder_depth,
         decoder_depth=sizes.decoder_depth,
         domains_in=sizes.domains,
         domains_out=sizes.domains,
+        pooling=sizes.pooling,
     )
-    model = EncoderDecoder(config)
-    tables.initialize(model, torch.Generator().manual_seed(seed))
-    return model
 
 
-def losses_of_batch(
-    model: EncoderDecoder, batch: MaskedBatch, *, smoothing: float, bfloat16: bool
-) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy and number of targets of each domain; see `losses.sums_by_domain`."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        context_BTD = model.encode(batch.codes_BT, batch.positions_BT, batch.valid_BT)
-        context_BTD, seen_BT = _pool(context_BTD, batch.valid_BT, batch.pooled_B)
-        hidden_BQD = model.decode(
-            context_BTD, seen_BT, batch.target_positions_BQ, batch.target_valid_BQ
+def _moved(batch: Microbatch, device: torch.device) -> Microbatch:
+    if device.type == "cpu":
+        return batch
+    masked = {f.name: getattr(batch.masked, f.name) for f in fields(batch.masked)}
+    there = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
+             for k, v in masked.items()}  # fmt: skip
+    targets = replace(
+        batch.targets,
+        places_n=batch.targets.places_n.to(device, non_blocking=True),
+        codes_n=batch.targets.codes_n.to(device, non_blocking=True),
+    )
+    return Microbatch(masked=replace(batch.masked, **there), targets=targets)
+
+
+def _pool(model: EncoderDecoder, context_BTD: Tensor, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
+    """Replace the context of some objects by their vector, the only token that their decoder sees."""
+    valid_BT, pooled_B = masked.valid_BT, masked.pooled_B
+    if model.config.pooling == "mean":
+        mean_BD = masked_mean(context_BTD, valid_BT)
+    else:
+        domains_BT = model.domain_of_position[masked.positions_BT]
+        mean_BD = mean_of_domains(
+            context_BTD, valid_BT, domains_BT, count=len(model.vocabulary.modalities)
         )
-        chosen = batch.target_valid_BQ
-        domains_n = model.domain_of_position[batch.target_positions_BQ[chosen]]
-        return sums_by_domain(
-            model, hidden_BQD[chosen], batch.target_codes_BQ[chosen], domains_n, smoothing=smoothing
-        )
-
-
-class TransformerTask:
-    """Masked modelling on one token extension, its last objects held out."""
-
-    def __init__(
-        self, model: EncoderDecoder, store: TokenStore, run: TransformerRun, *, seed: int
-    ) -> None:
-        self.module = model
-        self.store, self.run, self.seed = store, run, seed
-        self.layout = layout_of(model.vocabulary, run.masking)
-        self.train_rows = rows_to_train(len(store), run.held_out, where="transformer")
-        weights = [run.domain_weights.get(m.token_key, 1.0) for m in model.vocabulary.modalities]
-        self.multipliers_M = torch.tensor(weights)
-
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Weighted loss of one batch, and how full the budgets are."""
-        run = self.run
-        rows = rows_of_step(seed=self.seed, step=step, batch=run.batch, rows=self.train_rows)
-        batch = self._batch(rows, step, range(run.batch))
-        sums_M, counts_M = losses_of_batch(
-            self.module, batch, smoothing=run.ordinal_smoothing,
-            bfloat16=run.precision == "bfloat16",
-        )  # fmt: skip
-        loss = weighted_loss(sums_M, counts_M, self.multipliers_M, power=run.count_power)
-        fill = {
-            "input_fill": float(batch.valid_BT.float().mean()),
-            "output_fill": float(batch.target_valid_BQ.float().mean()),
-        }
-        return loss, fill
-
-    def evaluate(self) -> dict[str, float]:
-        """Plain cross-entropy on held-out objects under fixed masks, each over log V as well."""
-        last = min(len(self.store), self.train_rows + self.run.evaluated)
-        kinds = len(self.multipliers_M)
-        sums_M, counts_M = torch.zeros(kinds), torch.zeros(kinds, dtype=torch.int64)
-        for start in range(self.train_rows, last, self.run.batch):
-            rows = np.arange(start, min(start + self.run.batch, last))
-            slots = range(start - self.train_rows, start - self.train_rows + len(rows))
-            batch = self._batch(rows, EVALUATION_STEP, slots)
-            sums, counts = losses_of_batch(self.module, batch, smoothing=0.0, bfloat16=False)
-            sums_M, counts_M = sums_M + sums, counts_M + counts
-        loss = weighted_loss(sums_M, counts_M, self.multipliers_M, power=self.run.count_power)
-        return {"loss": float(loss), **normalized(self.module, sums_M, counts_M)}
-
-    def _batch(self, rows: NDArray[np.int64], step: int, slots: range) -> MaskedBatch:
-        draws_BK = uniforms(
-            seed=self.seed, stream=Stream.MASKING, step=step, slots=slots,
-            width=self.layout.draws + 1,
-        )  # fmt: skip
-        codes_BA = self.store.codes_BA[rows]
-        return masked_batch(codes_BA, draws_BK, self.module.vocabulary, self.layout, self.run)
-
-
-def _pool(context_BTD: Tensor, valid_BT: Tensor, pooled_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace the context of some objects by its mean, the only token that their decoder sees."""
-    mean_BD = masked_mean(context_BTD, valid_BT)
-    first_T = torch.arange(valid_BT.shape[1]) == 0
+    first_T = torch.arange(valid_BT.shape[1], device=valid_BT.device) == 0
     context_BTD = torch.where(pooled_B[:, None, None], mean_BD[:, None], context_BTD)
     return context_BTD, torch.where(pooled_B[:, None], first_T, valid_BT)

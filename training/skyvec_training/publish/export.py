@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from skyvec_core.embedder import Model
 from skyvec_core.golden import write_golden
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.weights import save_transformer
 from skyvec_schemas.errors import WeightsError
-from skyvec_training.loop.checkpoint import MODULE, Checkpoint, newest
+from skyvec_training.loop import restoring
+from skyvec_training.loop.checkpoint import Checkpoint, newest
 
 
 def newest_of(folder: Path) -> Checkpoint:
@@ -26,6 +26,25 @@ def newest_of(folder: Path) -> Checkpoint:
             remedy="Train the transformer first",
         )
     return found
+
+
+def load_weights(model: EncoderDecoder, checkpoint: Checkpoint) -> None:
+    """Whole weights into a model, in one process, whatever number of ranks wrote them.
+
+    Raises
+    ------
+    WeightsError
+        If a shard is damaged, or the checkpoint is of other sizes.
+    """
+    if wrong := restoring.damage(checkpoint):
+        raise WeightsError(
+            "it changed after it was written",
+            where=", ".join(wrong),
+            remedy="Remove this checkpoint to use the one before it",
+        )
+    restoring.load(
+        checkpoint, {f"module.{name}": p.detach() for name, p in model.named_parameters()}
+    )
 
 
 def export_model(
@@ -48,7 +67,7 @@ def export_model(
         Folders that hold ``codecs/<name>``, all of which are copied.
     """
     if checkpoint is not None:
-        model.load_state_dict(load_file(checkpoint.folder / MODULE))
+        load_weights(model, checkpoint)
     aside = out.with_name(out.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     save_transformer(model, aside, dtype=torch.float16)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from skyvec_core.model.config import Pooling
+from skyvec_training.recipe.data import DataRun
 from skyvec_training.recipe.masking import MaskingRun
 from skyvec_training.recipe.optimizer import OptimizerRun, Precision
+from skyvec_training.recipe.parallel import ParallelRun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +22,8 @@ class TransformerSizes:
     decoder_depth: int
     domains: tuple[str, ...]
     """Token keys, all of them inputs and targets."""
+    pooling: Pooling = "mean"
+    """How the vector is made of contexts; ``pooled_share`` trains it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,8 +33,10 @@ class TransformerRun:
     optimizer: OptimizerRun
     model: TransformerSizes
     masking: MaskingRun = field(default_factory=MaskingRun)
+    parallel: ParallelRun = field(default_factory=ParallelRun)
     batch: int = 64
-    held_out: int = 2000
+    """Objects in a step, over all processes and microbatches."""
+    data: DataRun = field(default_factory=DataRun)
     precision: Precision = "float32"
     count_power: float = 0.5
     """g of the loss weight n^-g of a modality with n targets: 0 per token, 1 per modality."""

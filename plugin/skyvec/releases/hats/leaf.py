@@ -209,7 +209,9 @@ class Leaf:
                 stop = first + metadata.num_rows
                 last = _last_wanted(wanted, first, stop)
                 if last >= first and (keep is None or keep(metadata)):
-                    yield from _until(place.batches(chunks, rows=rows, groups=[group]), first, last)
+                    # Nothing beyond the last wanted row is decoded.
+                    step = min(rows, last - first + 1)
+                    yield from _until(place.batches(chunks, rows=step, groups=[group]), first, last)
                 first = stop
             place.refuse_change()
 

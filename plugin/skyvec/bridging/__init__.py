@@ -1,0 +1,1 @@
+"""How bridges between the vectors of two models come about."""

@@ -1,0 +1,1 @@
+"""Vectors straight from the pages of a Parquet file, without decoding them."""

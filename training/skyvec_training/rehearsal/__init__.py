@@ -1,0 +1,1 @@
+"""A training step on hundreds of GPUs, rehearsed by one laptop core without any weights."""

@@ -1,0 +1,1 @@
+"""Tasks that go beyond one head on one input set."""
