@@ -46,20 +46,28 @@ def test_the_loss_falls_by_a_quarter_in_forty_steps(transformer_run, store):
     assert np.mean(losses[-5:]) < 0.75 * losses[0]
 
 
-def test_a_pooled_object_is_predicted_from_its_vector_alone(task):
+@pytest.mark.parametrize("pooling", ["mean", "mean_of_modalities"])
+def test_a_pooled_object_is_predicted_from_its_vector_alone(transformer_run, store, pooling):
+    sizes = dataclasses.replace(transformer_run.model, pooling=pooling)
+    task = made(dataclasses.replace(transformer_run, model=sizes), store)
+    assert task.module.config.pooling == pooling
     read = task.read(0, range(4))
     batch = dataclasses.replace(read.masked, pooled_B=torch.ones(4, dtype=torch.bool))
     seen = []
-    task.module.decode = lambda context, valid, *_: seen.append((context, valid)) or 1 / 0
+    task.module.decode = lambda context, valid, *_, **__: seen.append((context, valid)) or 1 / 0
     with pytest.raises(ZeroDivisionError):
         MaskedModel(task.module, smoothing=0.0, bfloat16=False)(
             dataclasses.replace(read, masked=batch)
         )
     context, valid = seen[0]
     assert (valid.sum(1) == 1).all()
-    mean = task.module.encode(batch.codes_BT, batch.positions_BT, batch.valid_BT)
-    expected = mean[0][batch.valid_BT[0]].mean(0)
-    torch.testing.assert_close(context[0, 0], expected)
+    encoded = task.module.encode(batch.codes_BT, batch.positions_BT, batch.valid_BT)
+    for row in range(4):
+        tokens = encoded[row][batch.valid_BT[row]]
+        domains = task.module.domain_of_position[batch.positions_BT[row][batch.valid_BT[row]]]
+        kinds = [tokens[domains == kind].mean(0) for kind in domains.unique()]
+        expected = tokens.mean(0) if pooling == "mean" else torch.stack(kinds).mean(0)
+        torch.testing.assert_close(context[row, 0], expected)
 
 
 def test_the_evaluation_is_always_the_same(task):

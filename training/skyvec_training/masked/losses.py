@@ -70,15 +70,16 @@ def sums_by_domain(
     sums: list[Tensor] = []
     parts = zip(
         model.vocabulary.modalities,
+        model.heads(),
         torch.split(hidden_nD, list(counts)),
         torch.split(codes_n, list(counts)),
         strict=True,
     )
-    for modality, hidden_mD, codes_m in parts:
+    for modality, head_VD, hidden_mD, codes_m in parts:
         if not len(codes_m):
             sums.append(hidden_nD.new_zeros((), dtype=torch.float32))
             continue
-        logits_mV = model.logits(hidden_mD, modality.token_key).float()
+        logits_mV = (hidden_mD @ head_VD.T).float()
         if smoothing > 0 and modality.kind == "scalar":
             sums.append(_smoothed(logits_mV, codes_m, smoothing))
         else:

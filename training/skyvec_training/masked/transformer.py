@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from skyvec_core.model.blocks import Rows
 from skyvec_core.model.config import TransformerConfig
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.model.pooling import masked_mean, mean_of_domains
@@ -58,6 +59,9 @@ class Microbatch:
 
     masked: MaskedBatch
     targets: Targets
+    rows: Rows | None = None
+    """Of the inputs: padding is left out of all but attention."""
+    target_rows: Rows | None = None
 
 
 class MaskedModel(nn.Module):
@@ -73,10 +77,17 @@ class MaskedModel(nn.Module):
         masked, targets, model = batch.masked, batch.targets, self.model
         bfloat16 = self.in_bfloat16 and model.training
         with torch.autocast(masked.codes_BT.device.type, torch.bfloat16, enabled=bfloat16):
-            context_BTD = model.encode(masked.codes_BT, masked.positions_BT, masked.valid_BT)
+            context_BTD = model.encode(
+                masked.codes_BT, masked.positions_BT, masked.valid_BT, batch.rows
+            )
             context_BTD, seen_BT = _pool(model, context_BTD, masked)
             hidden_BQD = model.decode(
-                context_BTD, seen_BT, masked.target_positions_BQ, masked.target_valid_BQ
+                context_BTD,
+                seen_BT,
+                masked.target_positions_BQ,
+                masked.target_valid_BQ,
+                batch.rows,
+                batch.target_rows,
             )
             return sums_by_domain(
                 model, hidden_BQD.flatten(0, 1)[targets.places_n], targets.codes_n, targets.counts,
@@ -150,7 +161,10 @@ class TransformerTask:
     def _sorted(self, masked: MaskedBatch) -> Microbatch:
         targets = sort_targets(masked.target_codes_BQ, masked.target_positions_BQ,
                                masked.target_valid_BQ, self.vocabulary)  # fmt: skip
-        return Microbatch(masked=masked, targets=targets)
+        if self.run.parallel.compile:  # it wants the same shapes in every step
+            return Microbatch(masked=masked, targets=targets)
+        return Microbatch(masked=masked, targets=targets, rows=Rows.of(masked.valid_BT),
+                          target_rows=Rows.of(masked.target_valid_BQ))  # fmt: skip
 
 
 def build_transformer(run: TransformerRun, *, seed: int) -> EncoderDecoder:
@@ -212,7 +226,11 @@ def _moved(batch: Microbatch, device: torch.device) -> Microbatch:
         places_n=batch.targets.places_n.to(device, non_blocking=True),
         codes_n=batch.targets.codes_n.to(device, non_blocking=True),
     )
-    return Microbatch(masked=replace(batch.masked, **there), targets=targets)
+    return Microbatch(
+        masked=replace(batch.masked, **there), targets=targets,
+        rows=batch.rows and batch.rows.to(device),
+        target_rows=batch.target_rows and batch.target_rows.to(device),
+    )  # fmt: skip
 
 
 def _pool(model: EncoderDecoder, context_BTD: Tensor, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
