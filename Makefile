@@ -9,6 +9,7 @@ GALAXIES := $(VENV)/.galaxies
 DEMO    ?= .demo
 AION    ?= .venv-aion
 CHAOS   ?= .chaos
+KILLS   ?= .train-kills
 JOBS    ?= 2
 OTHERS  := test_dask.py test_runners.py
 PYTEST  := $(BIN)/python -m pytest -n $(JOBS)
@@ -100,7 +101,7 @@ bench-tokens: $(READY)  ## compiling, reading and masking tokens, as a table
 	OMP_NUM_THREADS=1 $(BIN)/python integration/bench/bench_tokens.py
 
 train-kills: $(READY)  ## a training run killed at 30 moments, beside one that was left alone
-	OMP_NUM_THREADS=1 $(BIN)/python integration/training_kills.py
+	OMP_NUM_THREADS=1 $(BIN)/python integration/training_kills.py --work $(KILLS)
 
 docs: $(READY)  ## run every code block of README and docs
 	$(BIN)/python -m pytest tests/test_docs.py integration/test_docs.py -m "integration or not integration"
@@ -112,4 +113,4 @@ train-tiny: $(READY)  ## train skyvec-tiny again from its recipe (about an hour 
 	VENV=$(VENV) bash tools/train_tiny.sh
 
 clean:  ## remove what these words made (not the training runs)
-	rm -rf $(VENV) $(AION) $(DEMO) $(CHAOS) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(AION) $(DEMO) $(CHAOS) $(KILLS) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

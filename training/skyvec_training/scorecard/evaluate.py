@@ -235,4 +235,5 @@ def _keep_predictions(
     aside = out / f"{PREDICTIONS_FILE}.tmp"
     save_file({name: np.ascontiguousarray(values) for name, values in kept.items()}, aside,
               metadata={"ids": sample.ids_digest})  # fmt: skip
+    aside.chmod(0o644)  # safetensors writes 0600
     aside.rename(out / PREDICTIONS_FILE)

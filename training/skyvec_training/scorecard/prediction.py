@@ -121,6 +121,7 @@ def predict_out_of_fold(
     path.with_suffix(".json").write_text(json.dumps(summed))
     aside = path.with_suffix(".tmp")
     save_file(out, aside)
+    aside.chmod(0o644)  # safetensors writes 0600
     aside.rename(path)
     return out, summed
 
