@@ -11,7 +11,7 @@ AION    ?= .venv-aion
 CHAOS   ?= .chaos
 KILLS   ?= .train-kills
 JOBS    ?= 2
-OTHERS  := test_dask.py test_runners.py
+OTHERS  := test_dask.py test_runners.py test_train_scorecard.py
 PYTEST  := $(BIN)/python -m pytest -n $(JOBS)
 
 export OMP_NUM_THREADS ?= 1
@@ -56,7 +56,7 @@ integration: $(GALAXIES)  ## end to end: LSDB, Dask workers, the command line, t
 	$(PYTEST) --dist loadfile integration -m integration --ignore integration/aion_parity \
 	  $(addprefix --ignore integration/,$(OTHERS))
 
-others: $(READY)  ## other runners and clusters: ceci, RAIL, Snakemake, SLURM's commands, GPUs by name (not in CI)
+others: $(READY)  ## the scorecard end to end; other runners and clusters: ceci, RAIL, Snakemake, SLURM, GPUs (not in CI)
 	$(BIN)/python -m pytest $(addprefix integration/,$(OTHERS)) -m integration
 
 parity: $(READY) $(AION)/.ready  ## codes, vectors and files against the official AION-1 package
