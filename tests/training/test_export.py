@@ -33,10 +33,10 @@ def runs(tmp_path, transformer_run, store, vocabulary):
     return tmp_path
 
 
-def exported(runs, run, name="tiny-test"):
+def exported(runs, run, name="tiny-test", **options):
     return export.export_model(
         build_transformer(run, seed=5), export.newest_of(runs / "transformer"),
-        [runs / "scalars"], runs / "model", name=name,
+        [runs / "scalars"], runs / "model", name=name, **options,
     )  # fmt: skip
 
 
@@ -58,6 +58,16 @@ def test_an_exported_folder_carries_golden_vectors(runs, transformer_run):
 
 def test_exporting_twice_gives_the_same_model(runs, transformer_run):
     assert exported(runs, transformer_run).digest == exported(runs, transformer_run).digest
+
+
+def test_without_constants_the_folder_is_smaller_and_the_model_the_same(runs, transformer_run):
+    def size_and_digest(**options):
+        digest = exported(runs, transformer_run, **options).digest
+        return (runs / "model" / "model.safetensors").stat().st_size, digest
+
+    whole, small = size_and_digest(), size_and_digest(constants=False)
+    assert small[0] < whole[0]
+    assert small[1] == whole[1]
 
 
 def test_codecs_alone_make_a_folder_that_tokenizes(runs, transformer_run):

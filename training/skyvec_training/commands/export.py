@@ -18,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common_arguments(parser, "codecs", "run of `image-codec`")
     parser.add_argument("--scalars", type=Path, required=True, help="run of `scalars`")
     parser.add_argument("--transformer", type=Path, help="its run; none: untrained")
+    parser.add_argument("--without-constants", action="store_true",
+                        help="leave out what only the official package reads: a smaller folder")  # fmt: skip
     parser.add_argument("--data", default="not stated", help="training data, in words")
 
 
@@ -27,8 +29,9 @@ def run(arguments: argparse.Namespace) -> None:
     model = transformer.build_transformer(recipe.transformer, seed=arguments.seed)
     learnt = export.newest_of(arguments.transformer) if arguments.transformer else None
     exported = export.export_model(
-        model, learnt, [arguments.codecs, arguments.scalars], arguments.out, name=recipe.name
-    )
+        model, learnt, [arguments.codecs, arguments.scalars], arguments.out,
+        name=recipe.name, constants=not arguments.without_constants,
+    )  # fmt: skip
     if arguments.transformer:
         card = model_card.model_card(
             exported, recipe, seed=arguments.seed, data=arguments.data,
@@ -42,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _commands(arguments: argparse.Namespace) -> list[str]:
     train_with = f"--recipe {arguments.recipe.name} --seed {arguments.seed}"
+    small = " --without-constants" if arguments.without_constants else ""
     parts = "--scalars scalars --transformer transformer"
     return [
         f"python -m skyvec_training image-codec CATALOG --out codec {train_with}",
@@ -49,5 +53,5 @@ def _commands(arguments: argparse.Namespace) -> list[str]:
         f"python -m skyvec_training export codec --scalars scalars --out codecs-only {train_with}",
         "skyvec tokenize CATALOG --model codecs-only --name train_tokens",
         f"python -m skyvec_training transformer CATALOG/train_tokens --out transformer {train_with}",
-        f"python -m skyvec_training export codec {parts} --out {arguments.out.name} {train_with}",
+        f"python -m skyvec_training export codec {parts} --out {arguments.out.name} {train_with}{small}",
     ]

@@ -94,6 +94,7 @@ def align(
     cache = _cached(run, model, tokens, out / CACHE, words, text_digest, console)
     heads = model.config.num_heads
     head = build_head(cache, run, num_heads=heads, seed=seed)
+    tuned = base = None
     if not run.encoder_share:
         task = AlignmentTask(head, cache, run, seed=seed)
     else:
@@ -109,7 +110,7 @@ def align(
     if not outcome.finished:
         return outcome
     write_scores(task.evaluate(), out)
-    if run.encoder_share:
+    if tuned is not None and base is not None:
         merge(tuned)
         copy_shared(tuned, base)
         exported = export_model(base, None, [model_folder], out / MODEL, name=model.name)

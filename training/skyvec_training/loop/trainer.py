@@ -32,7 +32,7 @@ from skyvec_training.parallel.signals import StopRequests
 from skyvec_training.recipe.optimizer import OptimizerRun
 from skyvec_training.recipe.parallel import ParallelRun
 
-__all__ = ["Origin", "Outcome", "SplitTask", "Task", "train"]
+__all__ = ["Loop", "Origin", "Outcome", "SplitTask", "Task", "train"]
 
 Reason = Literal["finished", "clock", "asked"]
 
@@ -111,7 +111,7 @@ def train(
             "this part of a model is trained by one process",
             where=str(folder), remedy="Run it without torchrun",
         )  # fmt: skip
-    loop = _Loop(split, run, folder, world, parallel)
+    loop = Loop(split, run, folder, world, parallel)
     facts = loop.restore(
         Facts(step=0, seconds=0.0, run_digest=run_digest, data_digest=data_digest),
         origin, tell if world.is_first else lambda _: None,
@@ -120,8 +120,8 @@ def train(
         return loop.go_on(facts, minutes, requests, observe if world.is_first else None)
 
 
-class _Loop:
-    """State of one call of `train`."""
+class Loop:
+    """State of one call of `train`; a rehearsal takes single steps of it."""
 
     def __init__(
         self, task: SplitTask, run: OptimizerRun, folder: Path, world: World, parallel: ParallelRun
@@ -191,7 +191,7 @@ class _Loop:
             if stop is not None:
                 reason = stop
                 break
-            sums_K, norm = self._step(batches, counts_C, done)
+            sums_K, norm = self.step(batches, counts_C, done)
             done += 1
             last = done == run.steps
             log_now, look_now = (last or done % n == 0 for n in (run.log_every, run.evaluate_every))
@@ -225,7 +225,7 @@ class _Loop:
         over, stop = said[:2].tolist()
         return said[2:], "asked" if stop else "clock" if over else None
 
-    def _step(self, batches: Sequence[Any], counts_C: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def step(self, batches: Sequence[Any], counts_C: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """One update; this rank's sums, and the norm of the whole gradient, on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.run)

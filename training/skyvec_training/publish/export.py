@@ -54,6 +54,7 @@ def export_model(
     out: Path,
     *,
     name: str,
+    constants: bool = True,
 ) -> Model:
     """Write a model folder aside and rename it into place; returns it as users will load it.
 
@@ -65,12 +66,14 @@ def export_model(
         None keeps the model's own weights: enough to tokenize with the codecs.
     codec_folders
         Folders that hold ``codecs/<name>``, all of which are copied.
+    constants
+        Also write what only the official package reads (`save_transformer`).
     """
     if checkpoint is not None:
         load_weights(model, checkpoint)
     aside = out.with_name(out.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    save_transformer(model, aside, dtype=torch.float16)
+    save_transformer(model, aside, dtype=torch.float16, constants=constants)
     for folder in codec_folders:
         if not (folder / "codecs").is_dir():
             raise WeightsError(

@@ -19,11 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_schemas.errors import ConfigurationError
-from skyvec_training.loop.trainer import _Loop
+from skyvec_training.loop.trainer import Loop
 from skyvec_training.masked.transformer import Microbatch, TransformerTask
 from skyvec_training.parallel.mesh import REPLICATE, SHARD, World
 from skyvec_training.parallel.sharding import named_parameters, shard_model
@@ -70,16 +71,16 @@ def rehearse(plan: Plan) -> Rehearsed:
             assert world.mesh is not None  # noqa: S101 - for the type checker
             shard_model(task.root, world.mesh, run.parallel, precision=run.precision)
             task.root.to_empty(device=CPU)
-            loop = _Loop(task, run.optimizer, Path(), world, run.parallel)
+            loop = Loop(task, run.optimizer, Path(), world, run.parallel)
         # Shapes follow from real targets, which are sorted on the host.
         batches = [task.read(0, piece.slots) for piece in loop.pieces]
         counts_C = torch.stack([task.counts(batch) for batch in batches]).sum(0)
         sent, flops, task.memory = Collectives(), flop_counter(), FSDPMemTracker(task.root)
-        with fake, sent, ExitStack() as watching:
+        with fake, sent, sdpa_kernel(SDPBackend.FLASH_ATTENTION), ExitStack() as watching:
             watching.enter_context(task.memory)
             watching.enter_context(flops)
             loop.optimizer.register_step_pre_hook(lambda *_: watching.close())
-            loop._step(batches, counts_C, 0)  # noqa: SLF001 - the very step that training takes
+            loop.step(batches, counts_C, 0)
         parameters = named_parameters(model)
         return Rehearsed(
             batches=batches,
