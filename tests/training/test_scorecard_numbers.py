@@ -12,6 +12,7 @@ from skyvec_training.recipe.evaluation import ClassificationTask, Evaluation, He
 from skyvec_training.recipe.reading import read
 from skyvec_training.scorecard import metrics, search, segmentation
 from skyvec_training.scorecard.heads import AttentivePool, MlpHead, RidgeHead
+from skyvec_training.scorecard.kernel import KernelHead
 from skyvec_training.scorecard.photometry import BoostingHead, asinh_magnitude
 from skyvec_training.scorecard.prediction import CHOSEN, Folds, Method, predict_out_of_fold
 from skyvec_training.scorecard.resampling import Resamples, folds_of, inner_split, sky_blocks
@@ -159,10 +160,19 @@ def test_unknown_labels_are_left_out_target_by_target(features):
     targets = Targets(values_BK=values_with_holes, columns={"a": slice(0, 1), "b": slice(1, 2)},
                       classes={})  # fmt: skip
     for head in (RidgeHead("r", features), BoostingHead("b", features, iterations=40),
+                 KernelHead("k", features),
                  MlpHead("m", features, HeadRun(epochs=40, dropout=0.0))):  # fmt: skip
         out = head.predict(train, test, targets, seed=0)
         assert np.isfinite(out).all()
         assert metrics.r2(values[test, 0], out[:, 0]) > 0.5, head.name
+
+
+def test_a_kernel_follows_curves_that_a_ridge_cannot(features):
+    bent = np.sin(2 * features[:, 0]) * features[:, 1]
+    train, test = np.arange(200), np.arange(200, ROWS)
+    straight, curved = (metrics.r2(bent[test], head.predict(train, test, numbers(bent), seed=0)[:, 0])
+                        for head in (RidgeHead("r", features), KernelHead("k", features)))  # fmt: skip
+    assert straight < 0.2 < curved
 
 
 def test_missing_modalities_are_filled_from_training_rows(features):

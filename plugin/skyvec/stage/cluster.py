@@ -87,7 +87,7 @@ def _local_cluster(workers: int, *, dashboard: bool) -> LocalCluster:
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",  # any port: another run may have the usual one
                 scheduler_kwargs={"dashboard": dashboard},
-                silence_logs="ERROR",
+                silence_logs="CRITICAL",  # errors come back with their tasks; the rest is goodbyes
             )
     except RuntimeError as problem:
         raise InfrastructureError(

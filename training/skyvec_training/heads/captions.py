@@ -110,7 +110,7 @@ def words_of(table: pa.Table, phrase: PhraseRun) -> list[str]:
                 value = -2.5 * np.log10(values[0] / values[1])
             case "length":
                 value = np.sqrt(np.sum(np.square(values), axis=0))
-            case "value":
+            case _:
                 value = values[0]
     known = np.isfinite(value)
     places = np.searchsorted(np.array(phrase.edges), np.where(known, value, 0.0), side="right")

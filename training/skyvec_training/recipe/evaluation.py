@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-HeadName = Literal["ridge_mean", "ridge_modalities", "mlp_modalities", "attentive"]
+HeadName = Literal[
+    "ridge_mean", "ridge_modalities", "kernel_modalities", "mlp_modalities", "attentive"
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +112,9 @@ class SearchTask:
 class HeadRun:
     """How heads learn."""
 
-    names: tuple[HeadName, ...] = ("ridge_mean", "ridge_modalities", "attentive")
+    names: tuple[HeadName, ...] = (
+        "ridge_mean", "ridge_modalities", "kernel_modalities", "attentive",
+    )  # fmt: skip
     hidden: int = 256
     epochs: int = 12
     """Of the MLP and of the attentive head."""
@@ -149,7 +153,7 @@ class LowDataRun:
     """Draws of labels for each number; every row is predicted in ``seeds / folds`` of them."""
     inputs: tuple[str, ...] = ()
     """Input sets whose vectors are drawn; all by default."""
-    heads: tuple[HeadName, ...] = ("ridge_mean", "ridge_modalities")
+    heads: tuple[HeadName, ...] = ("ridge_mean", "ridge_modalities", "kernel_modalities")
     supervised: tuple[int, ...] = (100, 300, 1000, 3000)
     """Numbers of labels that the supervised network is trained on."""
 

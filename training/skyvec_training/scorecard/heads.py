@@ -50,7 +50,7 @@ class RidgeHead:
     def predict(self, train: Rows, test: Rows, targets: Targets, *, seed: int) -> Floats:  # noqa: ARG002
         """See `Head`."""
         out_BK = np.full((len(test), targets.values_BK.shape[1]), np.nan)
-        for chosen, rows in _alike(targets.values_BK[train]):
+        for chosen, rows in known_alike(targets.values_BK[train]):
             learnt = train[rows]
             labels = targets.values_BK[learnt][:, chosen]
             if len(learnt) < 3:
@@ -221,7 +221,7 @@ class _Dropout(nn.Module):
         return x * keep / (1 - self.share)
 
 
-def _alike(values_BK: Floats) -> Iterator[tuple[Rows, Rows]]:
+def known_alike(values_BK: Floats) -> Iterator[tuple[Rows, Rows]]:
     """Targets that are known of the same rows, and those rows."""
     known_BK = np.isfinite(values_BK)
     patterns, group_K = np.unique(known_BK, axis=1, return_inverse=True)

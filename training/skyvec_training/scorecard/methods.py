@@ -17,6 +17,7 @@ from skyvec_schemas.survey_columns import SURVEYS
 from skyvec_training.recipe.evaluation import Evaluation, HeadName, HeadRun
 from skyvec_training.scorecard.embeddings import Embedded, embed_sample
 from skyvec_training.scorecard.heads import AttentiveHead, Floats, Head, MlpHead, RidgeHead
+from skyvec_training.scorecard.kernel import KernelHead
 from skyvec_training.scorecard.photometry import (
     BoostingHead,
     photometric_features,
@@ -26,7 +27,7 @@ from skyvec_training.scorecard.prediction import Method
 from skyvec_training.scorecard.sample import Sample, input_domains
 from skyvec_training.scorecard.supervised import SupervisedHead, has_cutouts, stamps_of
 
-VERSION = "1"
+VERSION = "2"
 """Counts changes of heads and baselines that change numbers; kept predictions are of one version."""
 
 
@@ -109,6 +110,8 @@ def heads_on(embedded: Embedded, names: Sequence[HeadName], run: HeadRun) -> Ite
             yield RidgeHead(name, embedded.mean_BD)
         elif name == "ridge_modalities":
             yield RidgeHead(name, modalities)
+        elif name == "kernel_modalities":
+            yield KernelHead(name, modalities)
         elif name == "mlp_modalities":
             yield MlpHead(name, modalities, run)
         else:
@@ -116,7 +119,7 @@ def heads_on(embedded: Embedded, names: Sequence[HeadName], run: HeadRun) -> Ite
 
 
 def baselines(bench: Bench) -> list[Method]:
-    """Boosted trees and a linear model on the catalog's columns; none without fluxes."""
+    """Boosted trees, a kernel and a linear model on the catalog's columns; none without fluxes."""
     sample, run = bench.sample, bench.run
     colours, used = photometric_features(sample, run.photometry, shapes=False)
     if not used:
@@ -127,6 +130,7 @@ def baselines(bench: Bench) -> list[Method]:
     trees = partial(BoostingHead, iterations=run.photometry.iterations)
     kinds: list[tuple[str, Callable[[str, Floats], Head], Floats, tuple[str, ...]]] = [
         ("boosting_photometry", trees, colours, used),
+        ("kernel_photometry", KernelHead, colours, used),
         ("linear_photometry", RidgeHead, plain, used),
     ]
     if all_used != used:
