@@ -36,7 +36,7 @@ def test_the_shipped_recipe_is_read():
         ('precision = "bfloat16"', 'precision = "float8"', "image_codec.precision: 'float8'"),
         ("[scalars]", "[sclars]", "unknown key sclars"),
         ("image = 0.15", "imago = 0.15", "transformer.masking: unknown groups .* imago"),
-        ("tok_z = 4.0", "tok_y = 3.0", "domain_weights of tok_y, which the model lacks"),
+        ("tok_z = 8.0", "tok_y = 3.0", "domain_weights of tok_y, which the model lacks"),
         ("[scalars]", "scalars]", "at line"),
     ],
 )

@@ -96,6 +96,7 @@ def test_the_card_tells_how_the_model_was_made(runs, transformer_run):
     assert written["digest"] == model.digest
     assert (written["seed"], written["licence"]) == (7, "BSD-3-Clause")
     assert written["runs"]["transformer"]["steps"] == 6
+    assert written["runs"]["transformer"]["from"] == ""
     assert len(written["runs"]["transformer"]["curves"]["train"]["loss"]) == 6
 
 

@@ -36,14 +36,15 @@ def run(arguments: argparse.Namespace) -> None:
         card = model_card.model_card(
             exported, recipe, seed=arguments.seed, data=arguments.data,
             codec_run=arguments.codecs, transformer_run=arguments.transformer,
-            commands=_commands(arguments),
+            commands=_commands(arguments, learnt.facts.origin if learnt else ""),
         )  # fmt: skip
         model_card.write_card(arguments.out, card)
     size = sum(f.stat().st_size for f in arguments.out.rglob("*") if f.is_file())
     CONSOLE.print(f"{arguments.out}: {size / 1e6:.1f} MB, digest {exported.digest}")
 
 
-def _commands(arguments: argparse.Namespace) -> list[str]:
+def _commands(arguments: argparse.Namespace, origin: str) -> list[str]:
+    start = f" --from START  # {origin}" if origin else ""
     train_with = f"--recipe {arguments.recipe.name} --seed {arguments.seed}"
     small = " --without-constants" if arguments.without_constants else ""
     parts = "--scalars scalars --transformer transformer"
@@ -52,6 +53,6 @@ def _commands(arguments: argparse.Namespace) -> list[str]:
         f"python -m skyvec_training scalars CATALOG --out scalars {train_with}",
         f"python -m skyvec_training export codec --scalars scalars --out codecs-only {train_with}",
         "skyvec tokenize CATALOG --model codecs-only --name train_tokens",
-        f"python -m skyvec_training transformer CATALOG/train_tokens --out transformer {train_with}",
+        f"python -m skyvec_training transformer CATALOG/train_tokens --out transformer {train_with}{start}",
         f"python -m skyvec_training export codec {parts} --out {arguments.out.name} {train_with}{small}",
     ]

@@ -62,13 +62,14 @@ def write_card(folder: Path, card: Mapping[str, object]) -> Path:
 
 
 def _run(folder: Path) -> dict[str, object]:
-    """Steps, hours, last scores and loss curves of one run."""
+    """Steps, hours, where its weights came from, last scores and loss curves of one run."""
     records = curves.read_log(folder)
     latest = newest(folder)
     held_out = [r for r in records if r["kind"] == "held_out"]
     return {
         "steps": latest.step if latest else 0,
         "hours": round(latest.seconds / 3600, 3) if latest else 0.0,
+        "from": latest.facts.origin if latest else "",
         "held_out": {k: v for k, v in held_out[-1].items() if k != "kind"} if held_out else {},
         "curves": {kind: curves.curve(records, kind=kind) for kind in ("train", "held_out")},
     }
