@@ -10,6 +10,8 @@ DEMO    ?= .demo
 AION    ?= .venv-aion
 CHAOS   ?= .chaos
 KILLS   ?= .train-kills
+PEERS   ?= .bench-peers
+SEARCHED ?= .bench-search
 JOBS    ?= 2
 OTHERS  := test_dask.py test_runners.py test_train_scorecard.py
 PYTEST  := $(BIN)/python -m pytest -n $(JOBS)
@@ -19,7 +21,7 @@ export MPLBACKEND = Agg
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all integration others parity lint fmt types imports check chaos bench-stage bench-aion bench-releases \
-        bench-training bench-tokens train-kills docs \
+        bench-training bench-tokens bench-search train-kills docs \
         dist-check train-tiny clean
 
 help:  ## list these words
@@ -97,6 +99,15 @@ bench-training: $(READY) $(AION)/.ready  ## a training step beside the official 
 	OMP_NUM_THREADS=1 SKYVEC_AION_PYTHON=$(abspath $(AION))/bin/python \
 	  $(BIN)/python integration/bench/bench_training.py
 
+bench-search: $(READY) $(PEERS)/.ready  ## search and ridge beside DuckDB, LanceDB and scikit-learn, as a table
+	OMP_NUM_THREADS=1 $(BIN)/python integration/bench/bench_search.py --work $(SEARCHED) \
+	  --peers $(PEERS)
+
+$(PEERS)/.ready: $(READY) integration/bench/search/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --target $(PEERS) \
+	  -r integration/bench/search/requirements.txt
+	@touch $@
+
 bench-tokens: $(READY)  ## compiling, reading and masking tokens, as a table
 	OMP_NUM_THREADS=1 $(BIN)/python integration/bench/bench_tokens.py
 
@@ -113,4 +124,4 @@ train-tiny: $(READY)  ## train skyvec-tiny again from its recipe (about an hour 
 	VENV=$(VENV) bash tools/train_tiny.sh
 
 clean:  ## remove what these words made (not the training runs)
-	rm -rf $(VENV) $(AION) $(DEMO) $(CHAOS) $(KILLS) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(AION) $(DEMO) $(CHAOS) $(KILLS) $(PEERS) $(SEARCHED) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -12,7 +12,7 @@ from skyvec.version import __version__
 
 if TYPE_CHECKING:
     from skyvec.models import load_model
-    from skyvec.probe import Probe
+    from skyvec.probes.probe import Probe
     from skyvec.search import search
     from skyvec.sources import declared_sources
     from skyvec.stage.lazy import embed
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Probe": "skyvec.probe",
+    "Probe": "skyvec.probes.probe",
     "RunRecord": "skyvec.stage.run_record",
     "declared_sources": "skyvec.sources",
     "embed": "skyvec.stage.lazy",

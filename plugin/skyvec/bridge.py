@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from skyvec_schemas.errors import ConfigurationError, WeightsError
 
 if TYPE_CHECKING:
-    from skyvec.probe import Probe
+    from skyvec.probes.probe import Probe
 
 Floats = NDArray[np.floating]
 

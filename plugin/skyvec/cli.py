@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from skyvec.commands.answers import ask, show
 from skyvec.commands.bridge import bridge
+from skyvec.commands.examples import epilog, first_steps, with_examples
 from skyvec.commands.extensions import drop
 from skyvec.commands.models import models_app
 from skyvec.commands.neighbours import add_neighbours
 from skyvec.commands.options import Catalog, ExtensionOption, ModelOption, WorkersOption
+from skyvec.commands.probe import probe_app
 from skyvec.commands.release import release_app, repack
+from skyvec.commands.report import doctor, report
+from skyvec.commands.search import search
 from skyvec.commands.stage import embed, plan, tokenize
-from skyvec.commands.terminal import counting, facts, fail, out, print_rows, say
+from skyvec.commands.terminal import counting, facts, fail, out, say
 from skyvec.commands.verify import verify
 from skyvec.version import __version__
 from skyvec_schemas.errors import SkyvecError
@@ -26,13 +31,11 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     help="Foundation-model embedding columns for astronomical catalogs.",
-    epilog="First steps: skyvec mock-survey --rows 200 --out sky && skyvec embed sky "
-    "&& skyvec probe fit sky --target Z",
+    epilog=first_steps(),
 )
-probe_app = typer.Typer(no_args_is_help=True, help="Linear models on the vectors.")
-app.add_typer(probe_app, name="probe")
-app.add_typer(models_app, name="models")
-app.add_typer(release_app, name="release")
+app.add_typer(with_examples(probe_app, "probe"), name="probe")
+app.add_typer(with_examples(models_app, "models"), name="models")
+app.add_typer(with_examples(release_app, "release"), name="release")
 
 
 def main() -> None:
@@ -68,7 +71,7 @@ def _root(
         raise typer.Exit
 
 
-@app.command()
+@app.command(epilog=epilog("demo"))
 def demo(
     to: Annotated[Path, typer.Option("--out", help="Folder for everything that it makes.")] = Path(
         "skyvec-demo"
@@ -85,7 +88,7 @@ def demo(
     out.print(f"\nOpen [bold]{page.resolve()}[/] in a browser; it needs no network.")
 
 
-@app.command("mock-survey")
+@app.command("mock-survey", epilog=epilog("mock-survey"))
 def mock_survey(
     to: Annotated[Path, typer.Option("--out", help="Folder of the new HATS collection.")],
     rows: Annotated[int, typer.Option(help="Galaxies.")] = 1000,
@@ -138,14 +141,16 @@ def mock_survey(
     out.print(f"Next: skyvec embed {to}")
 
 
-for command in (plan, embed, tokenize, verify, drop, repack, bridge):
-    app.command()(command)
+for command in (
+    plan, embed, tokenize, verify, drop, repack, report, doctor, bridge, search, ask, show,
+):  # fmt: skip
+    app.command(epilog=epilog(command.__name__))(command)
 
 
 add_neighbours(app)
 
 
-@app.command()
+@app.command(epilog=epilog("status"))
 def status(catalog: Catalog, extension: ExtensionOption = None) -> None:
     """What the last run of an extension left: rows, reasons, problems."""
     from skyvec.stage.status import read_status
@@ -153,76 +158,3 @@ def status(catalog: Catalog, extension: ExtensionOption = None) -> None:
     found = read_status(catalog, extension)
     out.print(facts(found.lines))
     raise typer.Exit(found.exit_code)
-
-
-@app.command()
-def search(
-    catalog: Catalog,
-    like: Annotated[str, typer.Option(help="Id of the object to start from.")],
-    k: Annotated[int, typer.Option("-k", help="Neighbours.")] = 10,
-    extension: ExtensionOption = None,
-    save: Annotated[Path | None, typer.Option(help="Write the table to this Parquet file.")] = None,
-) -> None:
-    """Find the objects most like this one."""
-    from skyvec.search import search as find
-
-    print_rows(find(catalog, like=like, k=k, extension=extension), save, shown=k)
-
-
-@probe_app.command("fit")
-def probe_fit(
-    catalog: Catalog,
-    target: Annotated[str, typer.Option(help="Column to predict, e.g. Z.")],
-    extension: ExtensionOption = None,
-    save: Annotated[Path | None, typer.Option("--out", help="Folder for the probe.")] = None,
-) -> None:
-    """Fit a ridge regression from vectors to a column, scored on sky blocks left out."""
-    from skyvec.probe import Probe
-
-    probe = Probe(target).fit(catalog, extension=extension)
-    if probe.score:
-        out.print(facts(_score_lines(probe)))
-    if save:
-        out.print(f"probe in {probe.save(save)}")
-
-
-@probe_app.command("apply")
-def probe_apply(
-    catalog: Catalog,
-    probe: Annotated[Path, typer.Option(help="Folder written by `skyvec probe fit --out`.")],
-    extension: ExtensionOption = None,
-    save: Annotated[Path | None, typer.Option(help="Write the table to this Parquet file.")] = None,
-    over: Annotated[
-        Path | None,
-        typer.Option("--bridge", help="Folder written by `skyvec bridge`, for newer vectors."),
-    ] = None,
-) -> None:
-    """Predict for every row with a vector; refuses vectors of another model."""
-    from skyvec.probe import Probe
-
-    predicted = Probe.load(probe).apply(catalog, extension=extension, bridge=over)
-    print_rows(predicted, save, shown=10)
-
-
-@probe_app.command("report")
-def probe_report(
-    probe: Annotated[Path, typer.Argument(help="Folder written by `skyvec probe fit --out`.")],
-) -> None:
-    """What a probe predicts, how well, and on which vectors."""
-    from skyvec.probe import Probe
-
-    out.print(facts(_score_lines(Probe.load(probe))))
-
-
-def _score_lines(probe: Any) -> dict[str, str]:  # noqa: ANN401
-    lines = {
-        "target": probe.target,
-        "vectors": f"{probe.extension} (fingerprint {probe.fingerprint[:12]})",
-    }
-    if (score := probe.score) is None:
-        return lines
-    return lines | {
-        "R2": f"{score.r2:.3f} (95%: {score.r2_low:.3f} to {score.r2_high:.3f})",
-        "RMSE, NMAD": f"{score.rmse:.4f}, {score.nmad:.4f}",
-        "measured on": f"{score.rows:,} rows, {score.blocks} sky blocks left out in turn",
-    }

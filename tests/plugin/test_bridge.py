@@ -20,7 +20,8 @@ from skyvec.bridging.moments import Moments
 from skyvec.bridging.overlap import pairs
 from skyvec.extensions.hats_output import SKYMAP_ORDER, finish_catalog
 from skyvec.extensions.vector_catalog import VectorCatalog
-from skyvec.probe import Probe, r_squared
+from skyvec.probes.probe import Probe
+from skyvec.probes.scores import r_squared
 from skyvec_schemas.errors import ConfigurationError, MissingColumnError, WeightsError
 from skyvec_schemas.provenance import FOOTER_KEY, Provenance
 from skyvec_schemas.vectors import tensor_array
@@ -206,9 +207,9 @@ def test_an_old_probe_runs_on_new_vectors_through_it(sky, probe, bridge, tmp_pat
         probe.apply(sky, extension=NEW)
     folder = bridge.save(tmp_path / "bridge")
     predicted = Probe.load(probe.save(tmp_path / "probe")).apply(sky, bridge=folder)
-    truth = truth_of(predicted.column("object_id").to_pylist())
+    truth = truth_of(predicted.table.column("object_id").to_pylist())
     assert len(truth) == ROWS - 20
-    assert r_squared(truth, predicted.column("TRUTH_predicted").to_numpy()) > 0.97
+    assert r_squared(truth, predicted.table.column("TRUTH_predicted").to_numpy()) > 0.97
 
 
 def test_the_loss_without_labels_is_that_of_the_predictions(sky, probe, bridge):

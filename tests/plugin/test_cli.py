@@ -110,7 +110,7 @@ def test_plan_status_search_and_probe_speak(skyvec, embedded, model_folder, tmp_
         "probe", "apply", embedded, "--probe", tmp_path / "p", "--save", tmp_path / "z.parquet"
     )
     assert "60 rows in" in printed
-    like = printed.split()[4]
+    like = pq.read_table(tmp_path / "z.parquet")["object_id"][0].as_py()
     assert skyvec("search", embedded, "--like", like, "-k", 3)[0] == 0
 
 

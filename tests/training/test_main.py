@@ -14,8 +14,8 @@ from skyvec_training.commands.command import RECIPE
 
 SMALL = {
     "held_out = 2000": "held_out = 4",
-    "steps = 600": "steps = 2",
-    "warmup_steps = 50": "warmup_steps = 1",
+    "steps = 7500": "steps = 2",
+    "warmup_steps = 100": "warmup_steps = 1",
     "dim = 128": "dim = 16",
     "batch = 64": "batch = 4",
 }

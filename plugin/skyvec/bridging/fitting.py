@@ -26,7 +26,7 @@ from skyvec.bridging.quality import (
     r2_of_procrustes,
 )
 from skyvec.extensions.vector_catalog import VectorCatalog
-from skyvec.probe import Probe
+from skyvec.probes.probe import Probe
 from skyvec_schemas.errors import ConfigurationError
 
 HELD_OUT, TUNING = 0.2, 0.2
@@ -68,6 +68,7 @@ def fit_bridge(
         raise ConfigurationError(
             "must not be negative", where=f"max_loss = {max_loss}", remedy="0.02 is a usual loss"
         )
+    probes = [one for probe in probes for one in probe.singles()]
     ours, theirs = VectorCatalog.open(catalog, new), VectorCatalog.open(catalog, old)
     source, target = _end(ours), _end(theirs)
     if source.fingerprint == target.fingerprint:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skyvec.bridge import Floats
 from skyvec.extensions.vector_catalog import Part, VectorCatalog
-from skyvec.probe import sky_blocks
+from skyvec.probes.folds import sky_blocks
 from skyvec_schemas.vectors import tensor_values
 
 

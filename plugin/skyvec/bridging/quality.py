@@ -14,7 +14,7 @@ from skyvec.bridge import Floats, ProbeLoss, digest_of_probe
 from skyvec.bridging.moments import Moments, error_products
 from skyvec.bridging.overlap import pairs
 from skyvec.extensions.vector_catalog import VectorCatalog
-from skyvec.probe import Probe
+from skyvec.probes.probe import Probe
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec_schemas.errors import MissingColumnError
 
@@ -44,7 +44,7 @@ class HeldOut:
             if total > 0:
                 r2 = [1 - float(np.sum((label - p) ** 2)) / total for p in (before, after)]
                 losses[digest] = ProbeLoss(
-                    target=probe.target, rows=len(label), r2=r2[0], r2_bridged=r2[1]
+                    target=probe.targets[0], rows=len(label), r2=r2[0], r2_bridged=r2[1]
                 )
         return losses
 
@@ -70,7 +70,7 @@ def measure(
         Of the objects that are kept for the search of neighbours.
     """
     rng = np.random.default_rng(seed)
-    labels = _labels(theirs, [probe.target for probe in probes]) if probes else {}
+    labels = _labels(theirs, [probe.targets[0] for probe in probes]) if probes else {}
     seen = HeldOut(errors=np.zeros((len(intercept), len(intercept))))
     seen.labelled = {digest_of_probe(probe): [np.zeros((0, 3))] for probe in probes}
     for part in pairs(ours, theirs):
@@ -82,7 +82,7 @@ def measure(
         seen.real.append(real[chosen])
         seen.bridged.append(bridged[chosen])
         for probe in probes:
-            known = labels[probe.target].reindex(held.ids.to_pylist()).to_numpy()
+            known = labels[probe.targets[0]].reindex(held.ids.to_pylist()).to_numpy()
             rows = np.isfinite(known)
             said = [known[rows], probe.predict(real[rows]), probe.predict(bridged[rows])]
             seen.labelled[digest_of_probe(probe)].append(np.stack(said, axis=1))

@@ -38,7 +38,7 @@ def bridge(
     Its error is measured on blocks of the sky that it has not seen, and travels with it.
     """
     from skyvec.bridging.fitting import fit_bridge
-    from skyvec.probe import Probe
+    from skyvec.probes.probe import Probe
 
     probes = [Probe.load(folder) for folder in probe or []]
     found = fit_bridge(catalog, new=new, old=old, max_loss=max_loss, probes=probes, seed=seed)

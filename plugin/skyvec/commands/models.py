@@ -84,13 +84,19 @@ def models_verify(
     if write and (kept is None or not kept.current or kept.model_digest != loaded.digest):
         _refuse_another_card(folder, loaded)
         kept = _write(folder)
-    golden = _golden_line(folder, loaded, kept, model)  # names what changed, so it goes first
+    golden = verdict_on(folder, loaded, kept, model)  # names what changed, so it goes first
     _refuse_another_card(folder, loaded)
     out.print(facts({"golden": golden}))
 
 
-def _golden_line(folder: Path, loaded: Model, kept: GoldenVectors | None, model: str) -> str:
-    """How this machine's golden vectors compare with the folder's; a deviation is an error."""
+def verdict_on(folder: Path, loaded: Model, kept: GoldenVectors | None, model: str) -> str:
+    """How this machine's golden vectors compare with the folder's, in words.
+
+    Raises
+    ------
+    WeightsError
+        If they deviate.
+    """
     from skyvec_core.golden import GoldenVectors
 
     if kept is None:

@@ -6,15 +6,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -35,23 +31,6 @@ def facts(lines: dict[str, str]) -> Table:
     for name, value in lines.items():
         table.add_row(name, escape(value))
     return table
-
-
-def print_rows(found: pa.Table, save: Path | None, *, shown: int) -> None:
-    """Show the first rows, and keep all of them if asked to."""
-    import pyarrow.parquet as pq
-
-    table = Table(box=None, pad_edge=False)
-    for name in found.column_names:
-        table.add_column(name, justify="right")
-    for row in found.slice(0, shown).to_pylist():
-        table.add_row(*(f"{v:.5f}" if isinstance(v, float) else str(v) for v in row.values()))
-    out.print(table)
-    if save:
-        pq.write_table(found, save)
-        out.print(f"{found.num_rows:,} rows in {save}")
-    elif found.num_rows > shown:
-        out.print(f"... {found.num_rows:,} rows in all; --save FILE.parquet keeps them")
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 from skyvec.demo.facts import ScoreRow
 from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.models import model_folder
-from skyvec.probe import cross_validate, labelled_vectors, sky_blocks
+from skyvec.probes.folds import sky_blocks
+from skyvec.probes.in_memory import cross_validate, labelled_vectors
 from skyvec.stage.run import run
 from skyvec.stage.run_record import RunRecord
 from skyvec_core.golden import GOLDEN_FILE

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from skyvec.probe import Score
+from skyvec.probes.scores import Score
 from skyvec_schemas.embedding_columns import VectorType
 
 

@@ -14,11 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from skyvec.demo.facts import CatalogFacts, Check, Cutout
-from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.releases.hats.column_map import IMAGE_PARTS, ColumnMap
 from skyvec.releases.hats.columns import read_images
-from skyvec.search import find_vector, search
+from skyvec.search import example, search
 from skyvec.stage.quantum_record import OVERLAPPED, STEPS
 from skyvec.stage.run_record import RunRecord
 from skyvec_schemas.quality_flags import Status
@@ -106,10 +105,11 @@ def neighbours(among: RunRecord, of: RunRecord, object_id: str, *, k: int) -> li
     if among is of:
         found = search(among.source, like=object_id, k=k, extension=among.name)
     else:
-        query = find_vector(VectorCatalog.open(of.source, of.name), object_id)
+        query = example(of.source, object_id, extension=of.name)
         found = search(among.source, vector=query, k=k, extension=among.name)
-    distances = dict(zip(found.column(0).to_pylist(), found.column("distance").to_pylist(),
-                         strict=True))  # fmt: skip
+    distances = dict(
+        zip(*(found.table.column(c).to_pylist() for c in (ID, "distance")), strict=True)
+    )
     shown = cutouts(HatsRelease.open(among.source), list(distances))
     return [replace(cutout, distance=float(d))
             for cutout, d in zip(shown, distances.values(), strict=True)]  # fmt: skip

@@ -155,8 +155,14 @@ def extension_names(collection: Path) -> list[str]:
     return [p.stem for p in named if "dataproduct_type=extension" in p.read_text()]
 
 
+def _is_predicted(properties: Path) -> bool:
+    """Whether it holds what a probe said, and no vectors."""
+    return "skyvec_probe=" in properties.read_text()
+
+
 def _only_extension(collection: Path) -> str:
-    names = [n for n in extension_names(collection) if not n.endswith("_tokens")]
+    names = [n for n in extension_names(collection)
+             if not n.endswith("_tokens") and not _is_predicted(collection / f"{n}.properties")]  # fmt: skip
     if len(names) == 1:
         return names[0]
     raise ConfigurationError(

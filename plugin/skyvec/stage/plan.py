@@ -85,6 +85,13 @@ def plan(
     """
     release = HatsRelease.open(catalog)
     if tokens is not None:
+        if named_survey(survey) != LEGACY_SURVEY:
+            raise ConfigurationError(
+                "another survey, other columns or fewer of them do not go with tokens, which were "
+                "made of inputs of their own",
+                where=f"--tokens {tokens}",
+                remedy="Leave out --survey, --without and names of columns, or leave out --tokens",
+            )
         return _plan_from_tokens(
             release, tokens, name=name, model=model, out=out, product=product, dtype=dtype,
             precision=precision, device=device, batch_rows=batch_rows, sources=sources,

@@ -1,0 +1,1 @@
+"""What a question to a catalog gives back: a table that can be seen, shown and saved."""

@@ -1,0 +1,1 @@
+"""Small models on the vectors of an extension, bound to the model that made them."""

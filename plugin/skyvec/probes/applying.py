@@ -1,0 +1,250 @@
+"""Predictions for a catalog: as a table, or as lazy columns of an LSDB catalog."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hats.pixel_math.healpix_pixel import HealpixPixel
+from numpy.typing import NDArray
+
+from skyvec.answers.answer import Answer
+from skyvec.bridge import Bridge
+from skyvec.extensions.vector_catalog import VectorCatalog
+from skyvec.probes.rows import known, wanted_vectors
+from skyvec.releases.hats.remote import first_line
+from skyvec.releases.ids import canonical_ids
+from skyvec_schemas.errors import ConfigurationError
+from skyvec_schemas.vectors import tensor_values
+
+if TYPE_CHECKING:
+    from lsdb import Catalog
+    from nested_pandas import NestedFrame
+
+    from skyvec.probes.probe import Probe
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicting:
+    """A probe and the vectors that it may be applied to."""
+
+    probe: Probe
+    vectors: VectorCatalog
+    bridge: Bridge | None
+    name: str | None
+
+    def columns(self, vectors: Floats) -> dict[str, NDArray[Any]]:
+        """Predictions of some vectors, by column."""
+        return self.probe.columns(self.bridge.apply(vectors) if self.bridge else vectors, self.name)
+
+    def empty(self) -> dict[str, NDArray[Any]]:
+        """No rows, all columns."""
+        return self.columns(np.zeros((0, self.vectors.dim), np.float32))
+
+    def rows(
+        self, pixel: HealpixPixel, wanted: NDArray[np.bool_], count: int
+    ) -> dict[str, NDArray[Any]]:
+        """Predictions of the rows of one partition; NaN, None for words, where there is none."""
+        columns = {
+            column: np.full(count, None if kind.dtype == object else np.nan, kind.dtype)
+            for column, kind in self.empty().items()
+        }
+        leaf = self.vectors.release.leaf(pixel)
+        for rows, vectors in wanted_vectors(leaf, self.vectors.name, wanted):
+            good = np.isfinite(vectors).all(1)
+            for column, values in self.columns(vectors[good]).items():
+                columns[column][rows[good]] = values
+        return columns
+
+
+def admitted(probe: Probe, vectors: VectorCatalog, bridge: Bridge | None) -> None:
+    """Refuse vectors that a probe knows nothing of.
+
+    Raises
+    ------
+    ConfigurationError
+        If they are of another model and no bridge leads to the probe's, or that loses too much.
+    """
+    made = vectors.provenance
+    found = made.fingerprint()
+    if bridge:
+        for one in probe.singles():
+            bridge.admit(one, fingerprint=found, model=made.model)
+    elif found != probe.fingerprint:
+        raise ConfigurationError(
+            f"learnt on vectors {probe.fingerprint[:8]}, these are {found[:8]} by {made.model}",
+            where=f"probe for {', '.join(probe.targets)}",
+            remedy="Fit it again on this extension, or give a bridge to the old vectors; "
+            "numbers from other vectors mean nothing",
+        )
+
+
+def answer(predicting: Predicting, *, where: str | None) -> Answer:
+    """Id, position and predictions of every row with a vector, or of those that fulfil ``where``."""
+    vectors, probe = predicting.vectors, predicting.probe
+    tables, without = [], 0
+    for pixel in vectors.release.pixels:
+        table, columns = _partition(predicting, pixel)
+        there = known(next(iter(columns.values())))
+        without += int((~there).sum())
+        for column, values in columns.items():
+            table = table.append_column(column, _array(values))
+        keep = there if where is None else there & fulfils(columns, where)
+        tables.append(table.filter(pa.array(keep)))
+    return Answer(
+        table=pa.concat_tables(tables),
+        id_column=vectors.id_column,
+        catalog=vectors.primary,
+        extension=vectors.name,
+        fingerprint=vectors.provenance.fingerprint(),
+        question={
+            "predicted": ", ".join(probe.targets),
+            "by": f"{probe.kind} probe on {probe.extension} ({probe.fingerprint[:12]})",
+            **({"where": where} if where else {}),
+            **({"rows without a vector, left out": f"{without:,}"} if without else {}),
+        },
+    )
+
+
+def predicted_catalog(catalog: Catalog, predicting: Predicting) -> Catalog:
+    """An LSDB catalog with the predictions as lazy columns; its margin is left out."""
+    from lsdb import Catalog as LsdbCatalog
+
+    if not isinstance(catalog, LsdbCatalog):
+        raise ConfigurationError(
+            f"is a {type(catalog).__name__}", where="catalog",
+            remedy="Give the folder of a collection or an LSDB catalog",
+        )  # fmt: skip
+    taken = [name for name in predicting.empty() if name in catalog.columns]
+    if taken:
+        raise ConfigurationError(
+            f"has columns {', '.join(taken)} already",
+            where="catalog",
+            remedy="Give the predictions another name=...",
+        )
+    step = PredictPartition(predicting)
+    core = copy(catalog)  # the caller keeps the margin
+    core.margin = None
+    made = core.map_partitions(step, meta=step.empty(core.meta), include_pixel=True)
+    made.hc_collection, made.extensions = catalog.hc_collection, catalog.extensions
+    return made
+
+
+class PredictPartition:
+    """The function that LSDB maps; small, since the vectors stay in their files."""
+
+    def __init__(self, predicting: Predicting) -> None:
+        self.predicting = predicting
+
+    def __call__(self, frame: NestedFrame, pixel: HealpixPixel) -> NestedFrame:
+        """The same rows with predictions appended."""
+        if not len(frame):
+            return self.empty(frame)
+        column = self.predicting.vectors.name
+        if column in frame.columns:
+            return frame.assign(**self._series(frame, self._of_values(frame[column])))
+        return frame.assign(**self._series(frame, self._looked_up(frame, pixel)))
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        """Equal probes on equal vectors are equal tasks."""
+        from skyvec.probes.storage import digest_of
+
+        asked = self.predicting
+        return (type(self).__name__, digest_of(asked.probe), str(asked.vectors.release.root),
+                asked.name, str(asked.bridge and asked.bridge.source))  # fmt: skip
+
+    def empty(self, frame: NestedFrame) -> NestedFrame:
+        """No rows, all columns."""
+        none = frame.iloc[:0]
+        return none.assign(**self._series(none, self.predicting.empty()))
+
+    def _of_values(self, values: pd.Series[Any]) -> dict[str, NDArray[Any]]:
+        """From vectors that LSDB read; null ones are NaN."""
+        array = values.array.__arrow_array__()
+        vectors = tensor_values(array, missing=np.nan)
+        good = np.isfinite(vectors).all(1)
+        found = self.predicting.columns(vectors[good])
+        return {name: _spread(some, good) for name, some in found.items()}
+
+    def _looked_up(self, frame: NestedFrame, pixel: HealpixPixel) -> dict[str, NDArray[Any]]:
+        """From the extension's own files, by id."""
+        asked = self.predicting.vectors
+        if asked.id_column not in frame.columns:
+            raise ConfigurationError(
+                f"has neither the vectors {asked.name!r} nor the id {asked.id_column!r}",
+                where="LSDB catalog",
+                remedy="Open it with that column",
+            )
+        ids = pd.Index(canonical_ids(frame[asked.id_column]))
+        found = {name: _spread(none, np.zeros(len(frame), np.bool_))
+                 for name, none in self.predicting.empty().items()}  # fmt: skip
+        for place in asked.release.pixels:
+            if not _overlap(place, pixel):
+                continue
+            with pq.ParquetFile(asked.release.leaf(place)) as leaf:
+                own = canonical_ids(leaf.read(columns=[asked.id_column]).column(0))
+            at = pd.Index(own).get_indexer(ids)
+            wanted = np.zeros(len(own), np.bool_)
+            wanted[at[at >= 0]] = True
+            for name, values in self.predicting.rows(place, wanted, len(own)).items():
+                found[name][at >= 0] = values[at[at >= 0]]
+        return found
+
+    def _series(
+        self, frame: NestedFrame, columns: dict[str, NDArray[Any]]
+    ) -> dict[str, pd.Series[Any]]:
+        return {
+            name: pd.Series(
+                pd.arrays.ArrowExtensionArray(_array(values)) if values.dtype == object else values,
+                index=frame.index,
+            )
+            for name, values in columns.items()
+        }
+
+
+def fulfils(columns: dict[str, NDArray[Any]], expression: str) -> NDArray[np.bool_]:
+    """Which rows of predictions meet a condition, as pandas' ``query`` reads it."""
+    try:
+        mask = pd.DataFrame(columns).eval(expression)
+    except Exception as problem:
+        raise ConfigurationError(
+            f"not understood ({first_line(problem)})",
+            where=f"where {expression!r}",
+            remedy=f"Write a condition on {', '.join(columns)}",
+        ) from problem
+    return np.asarray(mask, np.bool_)
+
+
+def _partition(
+    predicting: Predicting, pixel: HealpixPixel
+) -> tuple[pa.Table, dict[str, NDArray[Any]]]:
+    """Id and position of all rows of one partition, and their predictions."""
+    info = predicting.vectors.release.catalog.catalog_info
+    names = [predicting.vectors.id_column, info.ra_column, info.dec_column]
+    with pq.ParquetFile(predicting.vectors.release.leaf(pixel)) as leaf:
+        table = leaf.read(columns=names).rename_columns([names[0], "ra", "dec"])
+    table = table.replace_schema_metadata(None)
+    return table, predicting.rows(pixel, np.ones(len(table), np.bool_), len(table))
+
+
+def _array(values: NDArray[Any]) -> pa.Array:
+    return pa.array(values, pa.string() if values.dtype == object else None)
+
+
+def _spread(some: NDArray[Any], there: NDArray[np.bool_]) -> NDArray[Any]:
+    values = np.full(len(there), None if some.dtype == object else np.nan, some.dtype)
+    values[there] = some
+    return values
+
+
+def _overlap(one: HealpixPixel, other: HealpixPixel) -> bool:
+    shift = 2 * abs(one.order - other.order)
+    fine, coarse = (one, other) if one.order >= other.order else (other, one)
+    return bool(fine.pixel >> shift == coarse.pixel)

@@ -1,0 +1,136 @@
+"""Classes from vectors: multinomial logistic regression, calibrated on rows that were left out.
+
+Unlike least squares it has no sums that suffice: it is fitted to a bounded sample of the labelled
+rows, drawn in the one pass. Its probabilities are calibrated by one temperature (Guo et al. 2017,
+arXiv 1706.04599), since they are used as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from sklearn.linear_model import LogisticRegression
+
+Floats = NDArray[np.floating]
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Inverse penalties of standardized vectors, as scikit-learn's C."""
+CHOICE_ROWS = 5000
+"""Rows, at most, on which the penalty is chosen."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Logits:
+    """``softmax((vectors @ weights + intercept) / temperature)``."""
+
+    weights: NDArray[np.float64]
+    """(dim, classes)"""
+    intercept: NDArray[np.float64]
+    """(classes,)"""
+    temperature: float = 1.0
+
+    def predict(self, vectors: Floats) -> NDArray[np.float64]:
+        """Probabilities (rows, classes)."""
+        logits = np.asarray(vectors, np.float64) @ self.weights + self.intercept
+        found: NDArray[np.float64] = softmax(logits / self.temperature, axis=1)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogisticFit:
+    """The chosen penalty, the model of all rows, and out-of-fold probabilities."""
+
+    strength: float
+    model: Logits
+    probabilities: NDArray[np.float64]
+    """(rows, classes), each row by the model of the other folds, at the temperature of those."""
+    uncalibrated: NDArray[np.float64]
+    """The same at temperature 1."""
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+
+def fit_logistic(
+    vectors: Floats,
+    codes: NDArray[np.int64],
+    folds: NDArray[np.int64],
+    *,
+    classes: int,
+    seed: int,
+    strengths: Sequence[float] = STRENGTHS,
+) -> LogisticFit:
+    """Fit; the penalty is that of least log loss on folds left out."""
+    mean = vectors.mean(0, dtype=np.float64)
+    scale = vectors.std(0, dtype=np.float64)
+    scale[scale <= 1e-6 * max(float(scale.max(initial=0)), 1e-30)] = 1
+    standard = (vectors - mean) / scale
+    few = np.random.default_rng(seed).permutation(len(codes))[:CHOICE_ROWS]
+    losses = [
+        _loss(_left_out(standard[few], codes[few], folds[few], classes, strength), codes[few])
+        for strength in strengths
+    ]
+    strength = strengths[int(np.argmin(losses))]
+    logits = _left_out(standard, codes, folds, classes, strength)
+    calibrated = np.empty_like(logits)
+    for fold in np.unique(folds):
+        held = folds == fold
+        calibrated[held] = softmax(logits[held] / _temperature(logits[~held], codes[~held]), axis=1)
+    weights, intercept = _fit(standard, codes, classes, strength)
+    weights = weights / scale[:, None]
+    return LogisticFit(
+        strength=strength,
+        model=Logits(weights=weights, intercept=intercept - mean @ weights,
+                     temperature=_temperature(logits, codes)),
+        probabilities=calibrated, uncalibrated=softmax(logits, axis=1), mean=mean, scale=scale,
+    )  # fmt: skip
+
+
+def _left_out(
+    vectors: Floats, codes: NDArray[np.int64], folds: NDArray[np.int64], classes: int,
+    strength: float,
+) -> NDArray[np.float64]:  # fmt: skip
+    logits = np.zeros((len(codes), classes))
+    for fold in np.unique(folds):
+        held = folds == fold
+        weights, intercept = _fit(vectors[~held], codes[~held], classes, strength)
+        logits[held] = vectors[held] @ weights + intercept
+    return logits
+
+
+def _fit(
+    vectors: Floats, codes: NDArray[np.int64], classes: int, strength: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (dim, classes) and intercepts; a class without rows gets the odds of half a row."""
+    counts = np.bincount(codes, minlength=classes)
+    weights = np.zeros((vectors.shape[1], classes))
+    intercept = np.log(np.maximum(counts, 0.5) / len(codes))
+    there = np.flatnonzero(counts)
+    if len(there) < 2:
+        return weights, intercept
+    model = LogisticRegression(C=strength, max_iter=200, tol=1e-4).fit(vectors, codes)
+    if len(there) == 2:
+        # One row of coefficients stands for both classes.
+        weights[:, there] = np.stack([-model.coef_[0], model.coef_[0]], axis=1) / 2
+        intercept[there] = np.array([-1, 1]) * model.intercept_[0] / 2
+    else:
+        weights[:, there], intercept[there] = model.coef_.T, model.intercept_
+    lacking = np.flatnonzero(counts == 0)
+    intercept[lacking] = intercept[there].mean() + np.log(0.5 / counts[there].mean())
+    return weights, intercept
+
+
+def _temperature(logits: Floats, codes: NDArray[np.int64]) -> float:
+    """That of least log loss."""
+    found = minimize_scalar(
+        lambda power: _loss(logits / np.exp(power), codes), bounds=(-3, 4), method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def _loss(logits: Floats, codes: NDArray[np.int64]) -> float:
+    return float(-log_softmax(logits, axis=1)[np.arange(len(codes)), codes].mean())

@@ -1,0 +1,186 @@
+"""How alike a stored vector and a query are: fast for all rows, exact for those that may count.
+
+Every row is scored in float32 (float64 vectors in float64), and every score comes with a bound on
+its rounding error, so that rows beyond the bound are provably not among the best. The others are
+scored once more in float64, in an order of summation that depends on the row alone.
+Bounds: Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, section 3.1.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skyvec_schemas.errors import ConfigurationError
+
+Metric = Literal["cosine", "l2", "inner_product"]
+METRICS: tuple[Metric, ...] = ("cosine", "l2", "inner_product")
+
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Doubles: TypeAlias = NDArray[np.float64]
+
+_TINY, _HUGE = 1e-12, 1e15
+"""Lengths beyond which squares leave float32's range and the bound says nothing."""
+_PAIRS = 128
+"""Rows scored in float64 at a time: few enough for the processor's cache."""
+
+with warnings.catch_warnings():
+    # Said once a process, of arrays over a file that nobody writes to.
+    warnings.simplefilter("ignore")
+    torch.from_numpy(np.broadcast_to(np.zeros(1, np.float32), (1,)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """Of n rows for Q queries; larger is more alike."""
+
+    upper: Floats
+    """(n, Q), no smaller than what `Scorer.exact` gives."""
+    slack: Floats
+    """(n,), what `upper` adds to cover the rounding errors; infinity where it cannot."""
+    lengths: Floats
+    """(n,), of the vectors as compared; 0 has no direction, NaN and infinity are no vectors."""
+
+    def kth_lowest(self, k: int) -> Doubles:
+        """Scores (Q,) that k of the rows are sure to reach."""
+        if k > len(self.upper):
+            return np.full(self.upper.shape[1], -np.inf)
+        sure = np.isfinite(self.slack)
+        lower = np.full(self.upper.shape, -np.inf, self.upper.dtype)
+        lower[sure] = self.upper[sure] - 2 * self.slack[sure, None]
+        kth: Doubles = np.partition(lower, len(lower) - k, axis=0)[len(lower) - k]
+        return kth.astype(np.float64)
+
+
+class Scorer:
+    """Scores of stored vectors for some queries; holds scratch memory, so one for each thread.
+
+    Parameters
+    ----------
+    queries
+        (Q, dim), finite.
+    center
+        (dim,), taken off stored vectors and queries alike; only for ``cosine``.
+
+    Raises
+    ------
+    ConfigurationError
+        If a query has no direction, where one is needed.
+    """
+
+    def __init__(
+        self, queries: Doubles, metric: Metric, *, center: NDArray[np.float32] | None = None
+    ) -> None:
+        self.metric = metric
+        # Distances are differences of large numbers unless measured from amid the queries.
+        origin = queries.mean(axis=0).astype(np.float32) if metric == "l2" else center
+        self._origin = origin
+        wanted = queries if origin is None else queries - origin.astype(np.float64)
+        self._reach = np.linalg.norm(wanted, axis=1)
+        if metric != "l2":
+            if not self._reach.all():
+                raise ConfigurationError(
+                    "has length 0, so that nothing is more like it than anything else",
+                    where="query vector",
+                    remedy="Give another example, or search by metric l2",
+                )
+            wanted = wanted / self._reach[:, None]
+        self._wanted = wanted
+        self._columns = {
+            kind: np.ascontiguousarray(wanted.T.astype(kind)) for kind in (np.float32, np.float64)
+        }
+        self._scratch: dict[Any, torch.Tensor] = {}
+
+    def score(self, values: Floats) -> Scores:
+        """Upper ends of the scores of rows (n, dim)."""
+        rows = self._moved(values)
+        kind = rows.dtype.type
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            squares = np.vecdot(rows, rows)
+            lengths = np.sqrt(squares)
+            products = rows @ self._columns[kind]
+            slack = self._slack(lengths, rows.shape[1], kind)
+            if self.metric == "cosine":
+                products /= lengths[:, None]
+            elif self.metric == "l2":
+                products *= 2
+                products -= squares[:, None]
+                products -= (self._reach**2).astype(kind)
+            products += slack[:, None]
+        odd = ~((lengths > _TINY) & (lengths < _HUGE))
+        if odd.any():
+            products[odd], slack[odd] = np.inf, np.inf
+            lengths[odd] = np.sqrt(np.vecdot(rows[odd].astype(np.float64), rows[odd]))
+        return Scores(upper=products, slack=slack, lengths=lengths)
+
+    def exact(self, values: Floats, query: NDArray[np.int64]) -> Doubles:
+        """Scores (p,) in float64 of rows (p, dim), each for the query (p,) beside it.
+
+        NaN by cosine for rows of length 0.
+        """
+        found = np.empty(len(values))
+        for start in range(0, len(values), _PAIRS):
+            some = slice(start, start + _PAIRS)
+            found[some] = self._exact(values[some].astype(np.float64), query[some])
+        return found
+
+    def _exact(self, rows: Doubles, query: NDArray[np.int64]) -> Doubles:
+        if self._origin is not None:
+            rows = rows - self._origin
+        wanted = self._wanted[query]
+        # Not by BLAS: the sum over a row must not depend on the rows around it.
+        if self.metric == "l2":
+            return np.asarray(-((rows - wanted) ** 2).sum(axis=1))
+        products: Doubles = (rows * wanted).sum(axis=1)
+        if self.metric == "cosine":
+            with np.errstate(invalid="ignore"):
+                return np.asarray(products / np.sqrt((rows * rows).sum(axis=1)))
+        return np.asarray(products * self._reach[query])
+
+    def ceilings(self, exact: Doubles) -> Doubles:
+        """Exact scores (Q,), as `score` counts: inner products there are those of unit queries."""
+        return exact / self._reach if self.metric == "inner_product" else exact
+
+    def _slack(self, lengths: Floats, dim: int, kind: type[Any]) -> Floats:
+        """Bound (n,) on the error of each score and of adding the bound itself.
+
+        A product of two vectors is off by at most ``dim`` roundings of the product of their
+        lengths, whatever the order of summation; a length by half as many.
+        """
+        unit = float(np.finfo(kind).eps) / 2
+        share = (1.5 * dim + 32) * unit * (2 if kind is np.float64 else 1)
+        if self.metric == "cosine":
+            return np.full(len(lengths), share, kind)
+        if self.metric == "inner_product":
+            return np.asarray(share * lengths, kind)
+        return np.asarray(share * (lengths * 1.001 + self._reach.max()) ** 2, kind)
+
+    def _moved(self, values: Floats) -> Floats:
+        """Rows in the type that is computed in, the origin taken off."""
+        kind = torch.float64 if values.dtype == np.float64 else torch.float32
+        if values.dtype != np.float16 and values.flags.aligned and self._origin is None:
+            return values
+        scratch = self._scratch.get(kind)
+        if scratch is None or len(scratch) < len(values):
+            scratch = self._scratch[kind] = torch.empty(values.shape, dtype=kind)
+        # torch's conversion of float16 is thirty times as fast as numpy's.
+        rows = scratch[: len(values)].copy_(torch.from_numpy(values))
+        moved: Floats = rows.numpy()
+        if self._origin is not None:
+            moved -= self._origin
+        return moved
+
+
+def columns_of(metric: Metric, score: Doubles) -> dict[str, Doubles]:
+    """Scores by the names that people know them by; the nearest come first in each."""
+    if metric == "l2":
+        return {"distance": np.sqrt(-score)}
+    if metric == "cosine":
+        similarity = np.clip(score, -1.0, 1.0)
+        return {"similarity": similarity, "distance": 1 - similarity}
+    return {"similarity": score}

@@ -1,0 +1,174 @@
+"""All partitions against all queries, on threads or on a Dask cluster, and one answer of them."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from hats.pixel_math.healpix_pixel import HealpixPixel
+from threadpoolctl import threadpool_limits
+
+from skyvec.extensions.vector_catalog import VectorCatalog
+from skyvec.search.best import Floor, first_of_each
+from skyvec.search.filters import CatalogFilters
+from skyvec.search.scan import LeafAnswer, LeafTask, Question, scan
+from skyvec_schemas.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+AHEAD = 8
+"""Files that are on their way, for each worker, or in all on threads."""
+SHARE_ROWS = 1 << 16
+"""Rows of a file for which a thread of its own is worth opening it again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranking:
+    """The k best rows of each query, query by query, best first."""
+
+    table: pa.Table
+    """See `LeafAnswer.table`."""
+    searched: int
+    """Vectors that were compared."""
+    null: int
+    zero: int
+
+
+def rank(
+    vectors: VectorCatalog,
+    question: Question,
+    filters: CatalogFilters,
+    *,
+    client: Client | None = None,
+    threads: int | None = None,
+) -> Ranking:
+    """One pass over the partitions that the filters leave.
+
+    Parameters
+    ----------
+    client
+        Of a Dask cluster whose workers see the same files; this process by default.
+    threads
+        Of this process; as many as it has cores by default.
+    """
+    pixels = filters.pixels()
+    threads = threads or os.cpu_count() or 1
+    if client is None:
+        answers = _on_threads(_tasks(vectors, filters, pixels, threads), question, threads)
+    else:
+        answers = _on_cluster(_tasks(vectors, filters, pixels, 1), question, client)
+    merged = _Merged(question.k)
+    for answer in answers:
+        merged.add(answer)
+    return merged.ranking()
+
+
+def _tasks(
+    vectors: VectorCatalog, filters: CatalogFilters, pixels: Sequence[HealpixPixel], threads: int
+) -> Iterator[LeafTask]:
+    place = {pixel: number for number, pixel in enumerate(vectors.release.pixels)}
+    for pixel in pixels:
+        path, conditions = vectors.release.leaf(pixel), filters.of(pixel)
+        # A filter is evaluated once for each task.
+        split = conditions is None and len(pixels) < 4 * threads
+        for groups in _shares(vectors, pixel, threads if split else 1):
+            yield LeafTask(place=place[pixel], path=path, groups=groups, filter=conditions)
+
+
+def _shares(
+    vectors: VectorCatalog, pixel: HealpixPixel, count: int
+) -> Sequence[tuple[int, ...] | None]:
+    if count == 1:
+        return [None]
+    metadata = pq.read_metadata(vectors.release.leaf(pixel))
+    count = min(count, 1 + metadata.num_rows // SHARE_ROWS, max(1, metadata.num_row_groups))
+    if count == 1:
+        return [None]
+    pieces = np.array_split(np.arange(metadata.num_row_groups), count)
+    return [tuple(piece.tolist()) for piece in pieces]
+
+
+def _on_threads(
+    tasks: Iterator[LeafTask], question: Question, threads: int
+) -> Iterator[LeafAnswer]:
+    floor = Floor(len(question.queries))
+    with one_thread_each(), ThreadPoolExecutor(threads) as pool:
+        # Few at a time, since what waits to be merged takes memory.
+        waiting = deque(
+            pool.submit(scan, task, question, floor) for task in islice(tasks, AHEAD + threads)
+        )
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(scan, t, question, floor) for t in islice(tasks, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _on_cluster(
+    tasks: Iterator[LeafTask], question: Question, client: Client
+) -> Iterator[LeafAnswer]:
+    from distributed import as_completed
+
+    shared = client.scatter(question, broadcast=True)
+    ahead = AHEAD * max(1, len(client.scheduler_info()["workers"]))
+
+    def submit(task: LeafTask) -> Future:
+        return client.submit(_scan_alone, task, shared, pure=False)
+
+    running = as_completed([submit(task) for task in islice(tasks, ahead)])
+    for future in running:
+        yield future.result()
+        for task in islice(tasks, 1):
+            running.add(submit(task))
+
+
+def _scan_alone(task: LeafTask, question: Question) -> LeafAnswer:
+    with one_thread_each():
+        return scan(task, question)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Keep torch and BLAS from starting threads of their own beside those that scan."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Merged:
+    def __init__(self, k: int) -> None:
+        self._k = k
+        self._table: pa.Table | None = None
+        self._searched = self._null = self._zero = 0
+
+    def add(self, answer: LeafAnswer) -> None:
+        if len(answer.table) or self._table is None:
+            parts = [answer.table] if self._table is None else [self._table, answer.table]
+            table = pa.concat_tables(parts)
+            query, score = (table.column(name).to_numpy() for name in ("query", "score"))
+            best = first_of_each(query, score, table.column("id"), self._k)
+            self._table = table.take(pa.array(best)).combine_chunks()
+        self._searched += answer.searched
+        self._null += answer.null
+        self._zero += answer.zero
+
+    def ranking(self) -> Ranking:
+        if self._table is None:
+            raise ConfigurationError("has no partitions", where="catalog", remedy="Embed it first")
+        return Ranking(table=self._table, searched=self._searched, null=self._null, zero=self._zero)
