@@ -104,7 +104,7 @@ def test_plan_status_search_and_probe_speak(skyvec, embedded, model_folder, tmp_
     assert "complete" in skyvec("status", embedded)[1]
     code, printed, _ = skyvec("probe", "fit", embedded, "--target", "Z", "--out", tmp_path / "p")
     assert code == 0
-    assert "sky blocks left out in turn" in printed
+    assert "folds, left out in turn" in printed
     assert "small_v1" in skyvec("probe", "report", tmp_path / "p")[1]
     code, printed, _ = skyvec(
         "probe", "apply", embedded, "--probe", tmp_path / "p", "--save", tmp_path / "z.parquet"

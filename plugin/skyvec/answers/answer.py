@@ -73,6 +73,9 @@ class Answer:
         except SkyvecError as problem:  # a page that cannot be drawn must not hide the table
             return f"<p>{html.escape(str(problem))}</p>{self.to_pandas().to_html(max_rows=20)}"
 
+    def __repr__(self) -> str:
+        return f"Answer({len(self)} rows: {', '.join(self.table.column_names)}; {self.extension})"
+
     def __rich__(self) -> RenderableType:
         """What a terminal shows: the question, the first rows, what is known of the scores."""
         from skyvec.answers.terminal import renderable

@@ -80,7 +80,11 @@ class Precision:
             "prevalence": f"{_percent(self.prevalence)} of {self.labelled:,} labelled objects in "
             f"{where} ({self.positives:,} with {self.wanted})",
         }
-        if self.positives:
+        if self.unfiltered:
+            lines["lift"] = (
+                "not told: the filters chose, too; judge among what passed them (`among=`)"
+            )
+        elif self.positives:
             lines["lift"] = (
                 f"{self.lift:.2g} times a blind draw, which has as many hits with "
                 f"probability {self.chance:.2g}"

@@ -22,10 +22,14 @@ def renderable(answer: Answer, *, shown: int) -> RenderableType:
     for name, value in facts_for_people(answer).items():
         facts.add_row(name, escape(value))
     rows = Table(box=None, pad_edge=False)
-    for name in answer.table.column_names:
-        rows.add_column(escape(name), justify="right")
-    for row in answer.table.slice(0, shown).to_pylist():
-        rows.add_row(*(_cell(value) for value in row.values()))
+    shown_rows = [[_cell(value) for value in row.values()]
+                  for row in answer.table.slice(0, shown).to_pylist()]  # fmt: skip
+    for place, name in enumerate(answer.table.column_names):
+        # Ids are there to be copied: a table that is too wide for the screen is not cut.
+        width = max([len(name), *(len(row[place]) for row in shown_rows)])
+        rows.add_column(escape(name), justify="right", no_wrap=True, min_width=width)
+    for cells in shown_rows:
+        rows.add_row(*cells)
     parts: list[RenderableType] = [facts, "", rows]
     if len(answer) > shown:
         parts.append(f"... {len(answer):,} rows in all")

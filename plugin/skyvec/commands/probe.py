@@ -111,7 +111,7 @@ def probe_apply(
     if publish:
         place = loaded.publish(catalog, publish, extension=extension, bridge=over, columns=name,
                                workers=workers)  # fmt: skip
-        out.print(f"predictions in {place}")
+        out.print(f"predictions in {place.with_suffix('')}, described by {place.name}")
         out.print(f'Read them: lsdb.open_catalog("{catalog}").load_extension("{publish}")')
         return
     found = loaded.apply(catalog, extension=extension, bridge=over, name=name, where=where)

@@ -155,7 +155,7 @@ class TableLabels:
             if not _usable(found.column(target).type, classes=classes):
                 raise MissingColumnError(
                     f"column {target!r} is not numeric", where=name,
-                    remedy="Choose a column of numbers, or kind='logistic' for classes",
+                    remedy="Choose a column of numbers, or kind='logistic' (--kind logistic) for classes",
                 )  # fmt: skip
         if where:
             found = found.filter(pa.array(_fulfils(found.to_pandas(), where)))

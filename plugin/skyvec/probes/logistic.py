@@ -7,6 +7,7 @@ arXiv 1706.04599), since they are used as such.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 Floats = NDArray[np.floating]
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse penalties of standardized vectors, as scikit-learn's C."""
+STEPS = 200
+"""Of the solver, at most."""
 CHOICE_ROWS = 5000
 """Rows, at most, on which the penalty is chosen."""
 
@@ -112,7 +116,11 @@ def _fit(
     there = np.flatnonzero(counts)
     if len(there) < 2:
         return weights, intercept
-    model = LogisticRegression(C=strength, max_iter=200, tol=1e-4).fit(vectors, codes)
+    model = LogisticRegression(C=strength, max_iter=STEPS, tol=1e-4)
+    with warnings.catch_warnings():
+        # Weak penalties on separable classes go on for ever; what counts is measured left out.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(vectors, codes)
     if len(there) == 2:
         # One row of coefficients stands for both classes.
         weights[:, there] = np.stack([-model.coef_[0], model.coef_[0]], axis=1) / 2

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from skyvec.probes.conformal import Intervals
     from skyvec.probes.probe import Probe
 
@@ -27,8 +29,8 @@ def report_lines(probe: Probe) -> dict[str, str]:
         for target in probe.targets:
             lines |= _of_number(probe.metrics[target], target if len(probe.targets) > 1 else "")
     lines["measured on"] = (
-        f"{record['sample']:,} of {record['used']:,} labelled rows, {record['folds']} folds of "
-        f"{record['blocks']} sky blocks left out in turn"
+        f"{record['sample']:,} of {record['used']:,} labelled rows, {record['blocks']} sky blocks "
+        f"in {record['folds']} folds, left out in turn"
     )
     for place, note in enumerate(record["notes"], start=1):
         lines[f"note {place}"] = note
@@ -80,12 +82,16 @@ def _of_classes(probe: Probe) -> dict[str, str]:
         "classes": ", ".join(f"{c} ({n:,})" for c, n in zip(probe.classes, counts, strict=True)),
         "AUROC": f"{_told(metrics['auroc'])}; labels shuffled: {_told(metrics['auroc_shuffled'])}",
         "average precision": f"{_told(metrics['average_precision'])} at a prevalence of "
-        f"{_told(metrics['prevalence'])}",
+        f"{_told(metrics['prevalence'])} of {_scored(probe.classes)}",
         "accuracy": f"{metrics['accuracy']:.3f}, balanced {metrics['balanced_accuracy']:.3f}",
         "calibration": f"ECE {metrics['ece']:.3f}"
         + (f" (before: {metrics['ece_uncalibrated']:.3f})" if "ece_uncalibrated" in metrics else "")
-        + f", Brier {metrics['brier']:.3f}",
+        + f", Brier {metrics['brier']:.3f} (summed over classes)",
     }
+
+
+def _scored(classes: Sequence[str]) -> str:
+    return str(classes[1]) if len(classes) == 2 else "each class, on average"
 
 
 def _end(value: float) -> str:

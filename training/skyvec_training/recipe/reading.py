@@ -24,7 +24,9 @@ def read(kind: type[Run], path: Path) -> Run:
         raw = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(
-            str(error), where=str(path), remedy="Give a recipe such as recipes/skyvec_tiny.toml"
+            str(error),
+            where=str(path),
+            remedy=f"Give a recipe such as {Path(__file__).parents[1] / 'recipes/skyvec_tiny.toml'}",
         ) from error
     problems: list[str] = []
     run = _build(kind, raw, "", problems)
