@@ -120,7 +120,7 @@ docs: $(READY)  ## run every code block of README and docs
 dist-check: $(READY)  ## sdist -> wheel from it -> empty venv elsewhere -> import, embed
 	VENV=$(VENV) bash tools/dist_check.sh
 
-train-tiny: $(READY)  ## train skyvec-tiny again from its recipe (about an hour on 2 cores; resumable)
+train-tiny: $(READY)  ## train skyvec-tiny again from its recipe (hours on 2 cores; resumable)
 	VENV=$(VENV) bash tools/train_tiny.sh
 
 clean:  ## remove what these words made (not the training runs)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train skyvec-tiny from its recipe and score it: mock survey, codec, quantizers, tokens, transformer,
-# folder, scorecard. Every step resumes: run it again after an interruption. About three hours on two
+# folder, scorecard. Every step resumes: run it again after an interruption. It takes hours on two
 # cores.
 set -euo pipefail
 run=${1:-.train-tiny}

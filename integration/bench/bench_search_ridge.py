@@ -14,6 +14,7 @@ import os
 import platform
 import resource
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -205,7 +206,9 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--scratch", type=Path, default=Path("/tmp/skyvec-bench"))  # noqa: S108
+    parser.add_argument(
+        "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "skyvec-bench"
+    )
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", module="lsdb|hats")
     sys.path.insert(0, str(Path(__file__).parent))

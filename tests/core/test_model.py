@@ -2,16 +2,20 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skyvec_core.batches import GPU, PROCESSOR, batches
 from skyvec_core.embedder import Model
 from skyvec_core.modalities import MODALITIES
+from skyvec_core.model.blocks import SelfAttention
 from skyvec_core.model.config import SIZES, TransformerConfig
 from skyvec_core.model.encoder_decoder import EncoderDecoder
 from skyvec_core.model.pooling import masked_mean
@@ -330,3 +334,29 @@ def test_an_architecture_that_is_not_ours_is_refused():
 
 def test_a_config_survives_its_json():
     assert TransformerConfig.from_json(SMALL.to_json()) == SMALL
+
+
+def attention_gradients(*, fused, autocast):
+    """Gradients of self-attention over padded rows, as one vector."""
+    layer = SelfAttention(SMALL)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5)
+    x = torch.randn(4, 7, SMALL.dim, generator=generator).requires_grad_()
+    keep = torch.arange(7) < torch.tensor([7, 5, 2, 1])[:, None, None, None]
+    kernel = sdpa_kernel(SDPBackend.FLASH_ATTENTION) if fused else nullcontext()
+    with kernel, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        (layer(x, keep).float() ** 2).sum().backward()
+    return torch.cat([t.grad.flatten() for t in (x, *layer.parameters())])
+
+
+def test_plain_products_have_the_gradients_of_fused_attention(monkeypatch):
+    exact = attention_gradients(fused=False, autocast=False)
+    fused = attention_gradients(fused=True, autocast=True)
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", None)  # may not be called
+    plain = attention_gradients(fused=False, autocast=True)
+    assert plain.isfinite().all()
+    error, theirs = ((found - exact).norm() / exact.norm() for found in (plain, fused))
+    assert error < 0.02
+    assert error < 2 * theirs

@@ -12,6 +12,7 @@ from hats.pixel_math.healpix_pixel import HealpixPixel
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.stage import quantum
 from skyvec.stage.run import run
+from skyvec.surveys import chosen_survey
 from skyvec_schemas.errors import ConfigurationError, OutputExistsError
 from skyvec_schemas.vectors import tensor_values
 
@@ -109,6 +110,14 @@ def test_tokens_do_not_depend_on_the_transformer_so_they_are_not_made_twice(
     run(collection, model=model_folder, workers=0, product="tokens", name="tokens")
     again = run(collection, model=model_of_same_codecs, workers=0, product="tokens", name="tokens")
     assert (again.exit_code, again.skipped) == (0, 2)
+
+
+def test_inputs_cannot_be_chosen_anew_where_tokens_are_read(make_collection, model_folder):
+    collection = make_collection()
+    run(collection, model=model_folder, workers=0, product="tokens")
+    fewer = chosen_survey("legacysurvey", id_column=None, image_column=None, without="EBV")
+    with pytest.raises(ConfigurationError, match="--tokens small_tokens: another survey, other"):
+        run(collection, model=model_folder, workers=0, tokens="small_tokens", survey=fewer)
 
 
 def test_tokens_of_other_codecs_are_refused(make_collection, model_folder, other_model_folder):

@@ -413,6 +413,9 @@ def test_names_that_are_taken_and_catalogs_without_ids_are_refused(sky, probe):
         probe.apply(lsdb.open_catalog(sky, columns=[*IDS, "Z"]), name="Z")
     with pytest.raises(ConfigurationError, match="not understood"):
         probe.apply(sky, where="nothing > 1")
+    for no_condition in ("guess", "guess + 1"):
+        with pytest.raises(ConfigurationError, match="is no condition"):
+            probe.apply(sky, where=no_condition)
 
 
 def test_published_predictions_come_back_with_the_catalog(probe, tmp_path, factory):

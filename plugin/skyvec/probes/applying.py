@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from skyvec.answers.answer import Answer
 from skyvec.bridge import Bridge
 from skyvec.extensions.vector_catalog import VectorCatalog
+from skyvec.probes.labels import holds
 from skyvec.probes.rows import known, wanted_vectors
-from skyvec.releases.hats.remote import first_line
 from skyvec.releases.ids import canonical_ids
 from skyvec_schemas.errors import ConfigurationError
 from skyvec_schemas.vectors import tensor_values
@@ -211,15 +211,9 @@ class PredictPartition:
 
 def fulfils(columns: dict[str, NDArray[Any]], expression: str) -> NDArray[np.bool_]:
     """Which rows of predictions meet a condition, as pandas' ``query`` reads it."""
-    try:
-        mask = pd.DataFrame(columns).eval(expression)
-    except Exception as problem:
-        raise ConfigurationError(
-            f"not understood ({first_line(problem)})",
-            where=f"where {expression!r}",
-            remedy=f"Write a condition on {', '.join(columns)}",
-        ) from problem
-    return np.asarray(mask, np.bool_)
+    return holds(
+        pd.DataFrame(columns), expression, remedy=f"Write a condition on {', '.join(columns)}"
+    )
 
 
 def _partition(

@@ -27,6 +27,7 @@ from skyvec.releases.hats.remote import first_line, open_parquet
 from skyvec.releases.ids import canonical_ids
 from skyvec_schemas.errors import ConfigurationError, DuplicateIdsError, MissingColumnError
 
+_CONDITION = "Write a condition on columns, e.g. Z > 0 and ZWARN == 0"
 RADIUS = 1.0
 """Arcseconds within which a position is the same object."""
 
@@ -107,7 +108,7 @@ class ColumnLabels:
         table = pa.concat_tables(tables)
         values = _values(table, self.targets, classes=self.classes)
         if self.where:
-            values[~_fulfils(table.to_pandas(), self.where)] = None if self.classes else np.nan
+            values[~holds(table.to_pandas(), self.where)] = None if self.classes else np.nan
         return _aligned(values, table.column(self._id).combine_chunks(), ids)
 
 
@@ -158,7 +159,7 @@ class TableLabels:
                     remedy="Choose a column of numbers, or kind='logistic' (--kind logistic) for classes",
                 )  # fmt: skip
         if where:
-            found = found.filter(pa.array(_fulfils(found.to_pandas(), where)))
+            found = found.filter(pa.array(holds(found.to_pandas(), where)))
         self.targets, self.classes, self.radius = tuple(targets), classes, radius_arcsec
         self._values = _values(found, self.targets, classes=classes)
         self._ids: pa.Array | None = None
@@ -289,20 +290,27 @@ def _names_in(expression: str, columns: Sequence[str]) -> list[str]:
     return [name for name in columns if name in found]
 
 
-def _fulfils(frame: pd.DataFrame, expression: str) -> NDArray[np.bool_]:
+def holds(frame: pd.DataFrame, expression: str, *, remedy: str = _CONDITION) -> NDArray[np.bool_]:
+    """Rows (n,) for which an expression over columns is true, as pandas' ``query`` reads it.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be evaluated, or gives numbers in place of yes and no.
+    """
     try:
         mask = frame.eval(expression)
     except Exception as problem:  # pandas raises whatever the expression does
-        raise _not_understood(expression, problem) from problem
+        raise _not_understood(expression, problem, remedy) from problem
     if str(getattr(mask, "dtype", "")) != "bool":
-        raise _not_understood(expression, "is no condition")
+        raise _not_understood(expression, "is no condition", remedy)
     return np.asarray(mask)
 
 
-def _not_understood(expression: str, problem: object) -> ConfigurationError:
+def _not_understood(
+    expression: str, problem: object, remedy: str = _CONDITION
+) -> ConfigurationError:
     told = first_line(problem) if isinstance(problem, Exception) else problem
     return ConfigurationError(
-        f"not understood ({told})",
-        where=f"where {expression!r}",
-        remedy="Write a condition on columns, e.g. Z > 0 and ZWARN == 0",
+        f"not understood ({told})", where=f"where {expression!r}", remedy=remedy
     )
