@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from skyvec.demo.facts import CatalogFacts, Check, Cutout, DemoFacts, ScoreRow
-from skyvec.demo.figures import cutout_rgb, loss_curves, visible_cells
+from skyvec.demo.figures import loss_curves, visible_cells
 from skyvec.demo.page import write_page
 from skyvec.demo.wording import duration, neighbour_sentence, summary, taught, verdict
+from skyvec.drawing import cutout_rgb
 from skyvec.probes.scores import Score
 
 EXTERNAL = re.compile(r"""(?:src|href|srcset|action|data)\s*=\s*["']?\s*(?:https?:)?//"""

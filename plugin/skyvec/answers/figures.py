@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,31 +10,39 @@ from astropy import units
 from astropy.coordinates import SkyCoord, UnitSphericalRepresentation
 from astropy.visualization.wcsaxes import WCSAxes
 from astropy.visualization.wcsaxes.frame import EllipticalFrame, RectangularFrame
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 from mocpy import MOC, WCS
 from numpy.typing import NDArray
 
-from skyvec.demo.figures import cutout_rgb
+from skyvec.drawing import (
+    DPI,
+    FONT,
+    GRID,
+    INK,
+    MUTED,
+    OTHER,
+    OURS,
+    PAPER,
+    WIDTH,
+    Picture,
+    blank,
+    cutout_rgb,
+    picture,
+    picture_of_pixels,
+    style,
+)
 
 if TYPE_CHECKING:
     from skyvec.answers.looks import Look
     from skyvec.answers.scores import ScoreSample
 
-INK, MUTED, GRID, PAPER = "#1d2733", "#5b6672", "#d8ccb0", "#faf8f3"
-OURS, OTHER, AREA = "#0072b2", "#8a8f98", "#e0a526"
-"""Of Okabe and Ito's palette, told apart by every kind of eye."""
-FONT = 11.5
-DPI, DENSITY = 96, 2
+AREA = "#e0a526"
+"""Of Okabe and Ito's palette."""
 LOCAL = 30.0
 """Degrees; answers that span more are drawn on the whole sky."""
 NARROWEST = 0.2
 """Degrees across a map at least."""
-WIDTH = 4.8
-"""Inches."""
 MOLLWEIDE = 327.0
 """Degrees along the longer axis of the whole sky, twice those along the other: 4 sqrt(2) radians."""
 WHOLE_SKY_ORDER = 6
@@ -46,28 +51,12 @@ SAMPLES = 360
 """Of a spectrum as drawn; more are averaged."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A PNG for an ``img`` element."""
-
-    png: bytes
-    alt: str
-    width: int
-    """CSS pixels."""
-    height: int
-
-    @property
-    def data(self) -> str:
-        """Base64."""
-        return base64.b64encode(self.png).decode()
-
-
 def thumbnail(look: Look, *, alt: str) -> Picture | None:
     """A colour composite or a spectrum; None where there are no pixels."""
     if look.flux is not None:
         return _cutout(look.flux, alt=alt)
     if look.wavelength is not None and look.density is not None:
-        return _picture(_spectrum(look.wavelength, look.density), alt=f"Spectrum of {alt}")
+        return picture(_spectrum(look.wavelength, look.density), alt=f"Spectrum of {alt}")
     return None
 
 
@@ -77,10 +66,7 @@ def _cutout(flux: NDArray[np.float32], *, alt: str) -> Picture:
     green = flux[1] if len(flux) > 2 else flux.mean(axis=0)
     # The composite takes its red from the fourth plane and none of the third.
     colours = cutout_rgb(np.stack([blue, green, green, red]))[::-1]
-    buffer = BytesIO()
-    imsave(buffer, np.ascontiguousarray(colours), format="png")
-    height, width = colours.shape[:2]
-    return Picture(png=buffer.getvalue(), alt=f"Colour cutout of {alt}", width=width, height=height)
+    return picture_of_pixels(colours, alt=f"Colour cutout of {alt}")
 
 
 def _spectrum(wavelength: NDArray[np.float32], density: NDArray[np.float32]) -> Figure:
@@ -95,7 +81,7 @@ def _spectrum(wavelength: NDArray[np.float32], density: NDArray[np.float32]) -> 
     low, high = np.percentile(density, (0.5, 99.7))
     margin = 0.12 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + margin)
-    _style(axes)
+    style(axes)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
     axes.tick_params(labelsize=8)
@@ -114,7 +100,7 @@ def sky_map(ra: NDArray[np.float64], dec: NDArray[np.float64], footprint: MOC | 
     centre = _middle(places)
     reach = float(np.max(places.separation(centre).deg))
     local = reach <= LOCAL / 2
-    figure = _figure(height=4.2 if local else WIDTH / 2)
+    figure = blank(height=4.2 if local else WIDTH / 2)
     field = max(2.3 * reach, NARROWEST) if local else MOLLWEIDE / 2
     view = WCS(
         figure, fov=field * units.deg, projection="TAN" if local else "MOL",
@@ -133,7 +119,7 @@ def sky_map(ra: NDArray[np.float64], dec: NDArray[np.float64], footprint: MOC | 
     axes.set(xlim=(-0.5, width - 0.5), ylim=(-0.5, height - 0.5), aspect="equal")
     _style_sky(axes, local=local, field=field)
     where = f"within {reach:.2g} degrees" if local else "over the sky"
-    return _picture(figure, alt=f"Sky map: {len(ra)} objects {where}, and the footprint")
+    return picture(figure, alt=f"Sky map: {len(ra)} objects {where}, and the footprint")
 
 
 def _style_sky(axes: WCSAxes, *, local: bool, field: float) -> None:
@@ -160,7 +146,7 @@ def _middle(places: SkyCoord) -> SkyCoord:
 
 def score_figure(own: NDArray[np.float64], sample: ScoreSample, *, label: str) -> Picture:
     """Scores of everything that was searched, and those of the answer as ticks."""
-    figure = _figure(height=2.7)
+    figure = blank(height=2.7)
     axes = figure.subplots()
     low, high = min(sample.values[0], own.min()), max(sample.values[-1], own.max())
     edges = np.linspace(float(low), float(high), 60).tolist()
@@ -170,36 +156,14 @@ def score_figure(own: NDArray[np.float64], sample: ScoreSample, *, label: str) -
     axes.eventplot([own], lineoffsets=[0.08], linelengths=[0.12], colors=[OURS], linewidths=1.1,
                    transform=axes.get_xaxis_transform())  # fmt: skip
     axes.plot([], [], color=OURS, lw=2, label=f"the {len(own):,} of this answer")
-    _style(axes)
+    style(axes)
     axes.set_xlabel(label, fontsize=FONT, color=INK)
     axes.set_ylabel("density (log)", fontsize=FONT, color=INK)
     axes.yaxis.set_ticklabels([])
     axes.tick_params(axis="y", which="both", length=0)
     figure.legend(frameon=False, fontsize=FONT - 1.5, labelcolor=INK, loc="outside upper left",
                   ncols=2)  # fmt: skip
-    return _picture(figure, alt=f"Distribution of {label} over the catalog and the answer")
-
-
-def _figure(*, height: float) -> Figure:
-    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor=PAPER)
-
-
-def _style(axes: Axes) -> None:
-    axes.set_facecolor(PAPER)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=FONT - 1, colors=MUTED, labelcolor=INK, which="both")
-    for side, spine in axes.spines.items():
-        spine.set_color(MUTED)
-        spine.set_visible(side not in {"top", "right"})
-
-
-def _picture(figure: Figure, *, alt: str) -> Picture:
-    """Render at twice the density of the screen."""
-    FigureCanvasAgg(figure)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI * DENSITY, facecolor=PAPER)
-    width, height = figure.get_size_inches() * DPI
-    return Picture(png=buffer.getvalue(), alt=alt, width=round(width), height=round(height))
+    return picture(figure, alt=f"Distribution of {label} over the catalog and the answer")
 
 
 __all__: Sequence[str] = ("Picture", "score_figure", "sky_map", "thumbnail")

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import torch
 from astropy import units
-from astropy.visualization import make_lupton_rgb
 from cdshealpix.nested import vertices
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from skyvec.demo.facts import CatalogFacts, ScoreRow
+from skyvec.drawing import (
+    FONT,
+    GRID,
+    INK,
+    OTHER,
+    OURS,
+    Picture,
+    blank,
+    cutout_rgb,
+    picture_of_pixels,
+    style,
+)
 from skyvec_core.codecs.image import MIN_GOOD_FRACTION, ImageCodec
 from skyvec_core.observations import fit_to_grid
 
@@ -28,18 +34,10 @@ Floats = NDArray[np.floating]
 Curve = tuple[list[float], list[float]]
 """Steps and values."""
 
-INK, MUTED, GRID, PAPER = "#1d2733", "#5b6672", "#d8ccb0", "#faf8f3"
-OURS, OTHER, ACCENT = "#0072b2", "#8a8f98", "#d55e00"
-"""Okabe and Ito's blue and vermilion, told apart by every kind of eye; the rest is grey."""
-DPI = 96
-DENSITY = 2
-FONT = 11.5
-"""Points at full width; still above 9 where a phone shows the figure at 360 px."""
-WIDTH = 4.8
+ACCENT = "#d55e00"
+"""Okabe and Ito's vermilion."""
 STAMP = 180
 """Least number of PNG pixels on a side of a cutout; whole multiples of its own pixels."""
-BAND_WEIGHTS = (0.55, 1.0, 1.75)
-"""Of z, r and g, so that a typical galaxy is neither all red nor all blue."""
 LOCAL = 70.0
 """Degrees; catalogs that span more are drawn on the whole sky."""
 HEXBIN_FROM = 4000
@@ -51,33 +49,6 @@ RECONSTRUCTION = {
     "chi2": "χ² per pixel",
     "aperture_error": "median flux error, 3.1″ aperture",
 }
-BAD_PIXEL = (176, 172, 164)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A PNG for an ``img`` element."""
-
-    data: str
-    """Base64."""
-    alt: str
-    width: int
-    """CSS pixels."""
-    height: int
-
-
-def picture(figure: Figure, *, alt: str) -> Picture:
-    """Render at twice the density of the screen."""
-    width, height = figure.get_size_inches() * DPI
-    return Picture(data=png_base64(figure), alt=alt, width=round(width), height=round(height))
-
-
-def png_base64(figure: Figure) -> str:
-    """PNG of a figure at `DENSITY`, base64."""
-    buffer = BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=DPI * DENSITY, facecolor=PAPER)
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def cutout_picture(flux: Floats, *, alt: str) -> Picture:
@@ -85,40 +56,12 @@ def cutout_picture(flux: Floats, *, alt: str) -> Picture:
     colours = cutout_rgb(flux)[::-1]
     repeat = max(1, -(-STAMP // max(colours.shape[:2])))
     enlarged = np.ascontiguousarray(colours.repeat(repeat, 0).repeat(repeat, 1))
-    buffer = BytesIO()
-    imsave(buffer, enlarged, format="png")
-    height, width = enlarged.shape[:2]
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return Picture(data=data, alt=alt, width=width, height=height)
-
-
-def cutout_rgb(flux: Floats) -> NDArray[np.uint8]:
-    """(height, width, 3) of the z, r and g planes after Lupton et al. 2004; grey where bad.
-
-    The stretch follows the cutout: its brightest pixels stay below white, its noise near black.
-    """
-    bad = np.asarray(~np.isfinite(flux).all(0), np.bool_)
-    clean = np.where(bad, 0.0, flux).astype(np.float64)
-    planes = np.stack([clean[b] * w for b, w in zip((3, 1, 0), BAND_WEIGHTS, strict=True)])
-    seen = planes.mean(0)[~bad]
-    if not len(seen):
-        return np.full((*bad.shape, 3), BAD_PIXEL, np.uint8)
-    # Differences of neighbours hold the noise, but little of a galaxy that fills the stamp.
-    steps = np.abs(np.diff(planes, axis=-1))[:, ~(bad[:, 1:] | bad[:, :-1])]
-    noise = 1.05 * float(np.median(steps)) if steps.size else 0.0
-    peak = float(np.percentile(seen, 99.8))
-    stretch = max(peak / 12, min(5 * noise, 1.5 * peak), 1e-6)
-    sky = min(float(np.percentile(seen, 10)), 0.1 * peak) - 0.5 * noise
-    with np.errstate(invalid="ignore"):  # astropy divides by zero in pixels that are black
-        colours = make_lupton_rgb(*planes, minimum=sky, stretch=stretch, Q=7)
-    rgb = np.array(colours, np.uint8)
-    rgb[bad] = BAD_PIXEL
-    return rgb
+    return picture_of_pixels(enlarged, alt=alt)
 
 
 def sky_map(catalog: CatalogFacts) -> Figure:
     """Positions and the outlines of the HEALPix partitions."""
-    figure = _figure(height=3.7)
+    figure = blank(height=3.7)
     centre, offsets, dec = _about_centre(catalog)
     wide = max(np.ptp(offsets), np.ptp(dec)) > LOCAL or np.abs(dec).max() > LOCAL
     axes = figure.add_subplot(projection="mollweide" if wide else None)
@@ -132,7 +75,7 @@ def sky_map(catalog: CatalogFacts) -> Figure:
     x = -offsets * radians if wide else offsets + centre
     size = 9 if len(dec) > 400 else 16
     axes.scatter(x, dec * radians, s=size, color=OURS, alpha=0.6, lw=0, zorder=3)
-    _style(axes)
+    style(axes)
     axes.grid(color=GRID, lw=0.7)
     if wide:
         axes.set_xticklabels([])
@@ -143,7 +86,7 @@ def sky_map(catalog: CatalogFacts) -> Figure:
 
 def truth_and_prediction(truth: Floats, predicted: Floats, *, label: str) -> Figure:
     """Out-of-fold predictions against the truth, with residuals and their running median."""
-    figure = _figure(height=4.9)
+    figure = blank(height=4.9)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1.2])
     limits = _limits(np.concatenate([truth, predicted]))
     for axes, values in ((upper, predicted), (lower, predicted - truth)):
@@ -151,7 +94,7 @@ def truth_and_prediction(truth: Floats, predicted: Floats, *, label: str) -> Fig
             axes.hexbin(truth, values, gridsize=45, mincnt=1, bins="log", cmap="Blues", lw=0)
         else:
             axes.scatter(truth, values, s=9, color=OURS, alpha=0.35, lw=0)
-        _style(axes)
+        style(axes)
         axes.grid(color=GRID, lw=0.6)
     upper.plot(limits, limits, color=INK, lw=1.2, label="perfect")
     lower.axhline(0, color=INK, lw=1.2)
@@ -178,7 +121,7 @@ def running_median(x: Floats, y: Floats, *, bins: int = 8) -> tuple[Floats, Floa
 
 def score_intervals(rows: Sequence[ScoreRow]) -> Figure:
     """R2 and its 95% interval, one line for each input, ours in colour."""
-    figure = _figure(height=0.95 + 0.78 * len(rows))
+    figure = blank(height=0.95 + 0.78 * len(rows))
     axes = figure.subplots()
     for place, row in enumerate(reversed(rows)):
         colour = OURS if row.ours else OTHER
@@ -195,7 +138,7 @@ def score_intervals(rows: Sequence[ScoreRow]) -> Figure:
     axes.set_xlim(min([0.0, *finite]) - 0.02, 1.0)
     axes.set_ylim(-0.5, len(rows) - 0.25)
     axes.set_yticks([])
-    _style(axes)
+    style(axes)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=GRID, lw=0.7)
     axes.set_xlabel("R² out of fold (1 = perfect, 0 = the mean)", fontsize=FONT, color=INK)
@@ -204,7 +147,7 @@ def score_intervals(rows: Sequence[ScoreRow]) -> Figure:
 
 def loss_figure(curves: Mapping[str, Curve]) -> Figure:
     """Losses of one training run against the step; logarithmic if they span a factor of four."""
-    figure = _figure(height=3.1)
+    figure = blank(height=3.1)
     axes = figure.subplots()
     colours = (OURS, ACCENT, "#009e73", OTHER)
     for place, (name, (steps, values)) in enumerate(curves.items()):
@@ -217,7 +160,7 @@ def loss_figure(curves: Mapping[str, Curve]) -> Figure:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-    _style(axes)
+    style(axes)
     axes.grid(color=GRID, lw=0.7, which="both")
     axes.set_xlabel("optimizer step", fontsize=FONT, color=INK)
     axes.set_ylabel("loss", fontsize=FONT, color=INK)
@@ -292,19 +235,6 @@ def mapping(value: object) -> Mapping[str, object]:
 def listed(value: object) -> Sequence[object]:
     """The value if it is a list, else an empty one."""
     return value if isinstance(value, Sequence) and not isinstance(value, str) else ()
-
-
-def _figure(*, height: float) -> Figure:
-    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor=PAPER)
-
-
-def _style(axes: Axes) -> None:
-    axes.set_facecolor(PAPER)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=FONT - 1, colors=MUTED, labelcolor=INK, which="both")
-    for side, spine in axes.spines.items():
-        spine.set_color(MUTED)
-        spine.set_visible(side not in {"top", "right"})
 
 
 def _about_centre(catalog: CatalogFacts) -> tuple[float, Floats, Floats]:

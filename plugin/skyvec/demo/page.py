@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from skyvec.demo import figures
 from skyvec.demo.facts import CatalogFacts, Cutout, DemoFacts
-from skyvec.demo.figures import Picture, listed, mapping
+from skyvec.demo.figures import listed, mapping
 from skyvec.demo.wording import (
     DASH,
     REASONS,
@@ -27,6 +27,7 @@ from skyvec.demo.wording import (
     tiles,
     verdict,
 )
+from skyvec.drawing import Picture, picture
 from skyvec_schemas.embedding_columns import EmbeddingColumns
 from skyvec_schemas.survey_columns import LEGACY_SURVEY
 
@@ -122,7 +123,7 @@ def _catalog(catalog: CatalogFacts) -> dict[str, object]:
     return {
         "facts": catalog,
         "title": {"real": "Real galaxies", "mock": "Mock galaxies"}.get(catalog.kind, catalog.kind),
-        "sky": figures.picture(
+        "sky": picture(
             figures.sky_map(catalog),
             alt=f"Sky map of {catalog.rows:,} objects of {catalog.name} in {where}",
         ),
@@ -173,13 +174,13 @@ def _physics_pictures(facts: DemoFacts) -> Iterator[Picture]:
     good = np.isfinite(facts.probe_truth) & np.isfinite(facts.probe_predicted)
     if good.any():
         truth, predicted = facts.probe_truth[good], facts.probe_predicted[good]
-        yield figures.picture(
+        yield picture(
             figures.truth_and_prediction(truth, predicted, label=label),
             alt=f"Predicted against true {name} of {len(truth):,} mock galaxies, with residuals",
         )
     if facts.scores:
         scores = ", ".join(f"{row.name} {row.score.r2:.3f}" for row in facts.scores)
-        yield figures.picture(
+        yield picture(
             figures.score_intervals(facts.scores), alt=f"R² with 95 % intervals: {scores}"
         )
 
@@ -190,7 +191,7 @@ def _model(facts: DemoFacts) -> dict[str, object]:
     return {
         "lines": list(_card_lines(facts)),
         "curves": [
-            (name, figures.picture(figures.loss_figure(curves), alt=f"Loss curves of {name}"))
+            (name, picture(figures.loss_figure(curves), alt=f"Loss curves of {name}"))
             for name, curves in figures.loss_curves(card).items()
         ],
         "reconstruction": figures.reconstruction_table(reconstruction),
