@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),
 ]
 
-RECIPE = Path(skyvec_training.__file__).parent / "recipes/skyvec_tiny.toml"
+RECIPE = Path(skyvec_training.__file__).parent / "recipes/skyvec_tiny_start.toml"
 
 
 def short_recipe(folder):

@@ -37,7 +37,7 @@ from skyvec_training.loop.checkpoint import Checkpoint, newest
 from skyvec_training.loop.curves import read_log
 from skyvec_training.recipe.recipe import load_recipe
 
-RECIPE = Path(skyvec_training.__file__).parent / "recipes" / "skyvec_tiny.toml"
+RECIPE = Path(skyvec_training.__file__).parent / "recipes" / "skyvec_tiny_start.toml"
 OBJECTS = 60
 TOLERANCE = 1e-4
 """Of the losses of a run that changes its number of processes, relative."""

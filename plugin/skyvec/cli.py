@@ -112,6 +112,9 @@ def mock_survey(
     release: Annotated[
         int, typer.Option(help="2: the same sky a release later, with changes and withdrawals.")
     ] = 1,
+    without_images: Annotated[
+        bool, typer.Option(help="Leave the cutouts out: measured numbers, labels and truth only.")
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; all cores by default.")
     ] = None,
@@ -123,7 +126,7 @@ def mock_survey(
 
     survey = plan_mock_survey(
         rows=rows, seed=seed, surveys=chosen_surveys(surveys), stamp=size, stars=stars,
-        quasars=quasars, release=release,
+        quasars=quasars, release=release, images=not without_images,
     )  # fmt: skip
     done = 0
     with counting("observations", survey.observations) as advance:
@@ -138,7 +141,7 @@ def mock_survey(
     absent = {name: "no object of this sky" for name in survey.surveys if name not in lines}
     out.print(f"{to}:")
     out.print(facts(lines | absent))
-    out.print(f"Next: skyvec embed {to}")
+    out.print(f"Next: skyvec embed {to}{' --without image' if without_images else ''}")
 
 
 for command in (

@@ -73,6 +73,14 @@ def test_lsdb_opens_it_and_computes(collection):
     assert len(catalog.get_healpix_pixels()) >= 4
 
 
+def test_without_images_every_other_column_is_the_same(table, tmp_path):
+    out = write_mock_survey(tmp_path / "sky", rows=ROWS, seed=SEED, images=False, workers=1)
+    leaves = sorted(out.rglob("Npix=*.parquet"))
+    found = pa.concat_tables([pq.ParquetFile(leaf).read() for leaf in leaves])
+    assert "image" not in found.column_names
+    assert found.equals(table.drop_columns(["image"]))
+
+
 def test_the_columns_are_those_that_the_survey_declares(table):
     assert table.schema.equals(survey_schema())
     assert set(LEGACY_SURVEY.columns) < set(table.column_names)

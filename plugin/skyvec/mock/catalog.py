@@ -20,7 +20,7 @@ from skyvec_schemas.survey_columns import LEGACY_SURVEY, image_struct
 _TRUTH = ("TRUE_LOGMASS", "TRUE_SSFR", "TRUE_BT")
 
 
-def survey_schema() -> pa.Schema:
+def survey_schema(*, images: bool = True) -> pa.Schema:
     """Columns of the catalog in their order."""
     numbers = [scalar.name for scalar in LEGACY_SURVEY.scalars]
     return pa.schema(
@@ -29,33 +29,37 @@ def survey_schema() -> pa.Schema:
             (LEGACY_SURVEY.id_column, pa.int64()),
             (LEGACY_SURVEY.ra_column, pa.float64()),
             (LEGACY_SURVEY.dec_column, pa.float64()),
-            (IMAGE.name, image_struct()),
+            *([(IMAGE.name, image_struct())] if images else []),
             *((column, pa.float32()) for column in (*numbers, *LEGACY_SURVEY.labels, *_TRUTH)),
         ]
     )
 
 
-def survey_table(sky: Sky, *, seed: int, size: int) -> pa.Table:
-    """Observe these objects, in this order; about 330 kB each at 96 pixels."""
+def survey_table(sky: Sky, *, seed: int, size: int, images: bool = True) -> pa.Table:
+    """Observe these objects, in this order; about 330 kB each at 96 pixels.
+
+    Without images all other columns are the same.
+    """
     objects = describe(sky, seed=seed)
     cutouts, measured = [], []
     for row in range(len(sky)):
         exposure = expose(objects, row, seed=seed, size=size, core=size)
-        cutouts.append(exposure.cutout())
+        if images:
+            cutouts.append(exposure.cutout())
         measured.append(exposure.measured.columns)
     columns = {
         "_healpix_29": compute_spatial_index(sky.ra, sky.dec),
         LEGACY_SURVEY.id_column: object_ids(sky.key, seed=seed),
         LEGACY_SURVEY.ra_column: sky.ra,
         LEGACY_SURVEY.dec_column: sky.dec,
-        IMAGE.name: image_array(cutouts),
+        **({IMAGE.name: image_array(cutouts)} if images else {}),
         **{key: [row[key] for row in measured] for key in measured[0]},
         "Z": objects.redshift,
         "TRUE_LOGMASS": objects.log_mass,
         "TRUE_SSFR": objects.log_ssfr,
         "TRUE_BT": objects.legacy.bulge_fraction,
     }
-    schema = survey_schema()
+    schema = survey_schema(images=images)
     arrays = [
         columns[field.name] if field.name == IMAGE.name else _array(columns[field.name], field.type)
         for field in schema

@@ -53,17 +53,22 @@ class _Leaf:
     sky: Sky
     seed: int
     size: int
+    images: bool
 
     def write(self) -> int:
         """Write it, and count its objects."""
-        schema = survey_schema()
+        schema = survey_schema(images=self.images)
         step = max(1, min(256, ROW_GROUP_PIXELS // self.size**2))
         with pq.ParquetWriter(
-            self.path, schema, use_dictionary=["image.band"], **_PARQUET
+            self.path,
+            schema,
+            use_dictionary=["image.band"] if self.images else False,
+            **_PARQUET,
         ) as writer:
             for first in range(0, len(self.sky), step):
                 part = self.sky[first : first + step]
-                writer.write_table(survey_table(part, seed=self.seed, size=self.size))
+                table = survey_table(part, seed=self.seed, size=self.size, images=self.images)
+                writer.write_table(table)
         return len(self.sky)
 
 
@@ -95,6 +100,7 @@ class MockSurvey:
     size: int
     stamp: int
     name: str
+    images: bool
 
     @property
     def observations(self) -> int:
@@ -131,6 +137,7 @@ class MockSurvey:
                 sky=self.sky[members],
                 seed=self.seed,
                 size=self.size,
+                images=self.images,
             )
             for pixel, members in pixels.items()
         ]
@@ -190,6 +197,7 @@ def plan_mock_survey(
     stars: int | None = None,
     quasars: int | None = None,
     release: int = 1,
+    images: bool = True,
 ) -> MockSurvey:
     """Choose the objects of a mock survey; draws no image. See `write_mock_survey`."""
     stars = (rows // 4 if surveys else 0) if stars is None else stars
@@ -227,6 +235,7 @@ def plan_mock_survey(
         size=size,
         stamp=stamp,
         name=name,
+        images=images,
     )
 
 
@@ -243,6 +252,7 @@ def write_mock_survey(
     stars: int | None = None,
     quasars: int | None = None,
     release: int = 1,
+    images: bool = True,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
@@ -275,6 +285,8 @@ def write_mock_survey(
         of ``rows`` if any survey is asked for, none if not.
     release
         1, or 2 for the same sky a release later: a tenth more objects, 3% changed, 1% withdrawn.
+    images
+        False leaves the cutouts out of the collection, and every other column as it is.
     workers
         Processes; all cores by default. More than one needs a main guard in a script.
     progress
@@ -291,6 +303,7 @@ def write_mock_survey(
         stars=stars,
         quasars=quasars,
         release=release,
+        images=images,
     )
     return survey.write(out, workers=workers, progress=progress)
 

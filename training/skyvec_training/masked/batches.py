@@ -15,9 +15,11 @@ from skyvec_training.data.corpus import Corpus
 from skyvec_training.data.draws import Stream, as_uniforms, words
 from skyvec_training.masked.masks.draw import draw_masks
 from skyvec_training.masked.masks.layout import layout_of
+from skyvec_training.masked.readout import SAMPLE, ranks_of, scalar_places
 from skyvec_training.recipe.transformer import TransformerRun
 
-# Shape letters: B object, A all positions, T input token, Q target token, W random word.
+# Shape letters: B object, A all positions, T input token, Q target token, W random word, S scalar,
+# V code.
 
 EVALUATION_STEP = 1 << 40
 """Step number of the masks of every evaluation: always the same, never a training step."""
@@ -37,6 +39,8 @@ class MaskedBatch:
     target_valid_BQ: Tensor
     pooled_B: Tensor
     """True where the decoder sees only the mean of the context."""
+    scalars_BS: Tensor
+    """Codes of all scalars, seen or hidden, for a readout; -1 where nothing was observed."""
 
     def __len__(self) -> int:
         return len(self.pooled_B)
@@ -59,6 +63,9 @@ class MaskedBatches:
         self.layout = layout_of(vocabulary, run.masking)
         starts = [vocabulary.codes[m.token_key].start for m in vocabulary.modalities]
         self._starts_A = np.array(starts)[self.layout.modality_A]
+        scalars = scalar_places(vocabulary)
+        self._scalars_S = np.searchsorted(self.layout.modality_A, scalars)
+        self._sizes = [vocabulary.modalities[place].vocabulary for place in scalars]
 
     def at(self, step: int, slots: range) -> MaskedBatch:
         """Some slots of a training step, out of ``range(run.batch)``."""
@@ -82,6 +89,18 @@ class MaskedBatches:
         rows = self.corpus.held_out_rows[slots.start : slots.stop]
         return self._masked(rows, EVALUATION_STEP, slots)
 
+    def ranks(self) -> Tensor:
+        """Ranks (S, V) of the codes of each scalar among objects of the first steps."""
+        steps = range(max(1, SAMPLE // self.run.batch))
+        rows = [
+            self.corpus.train.rows_of_slots(
+                seed=self.seed, step=step, slots=range(self.run.batch), batch=self.run.batch
+            )
+            for step in steps
+        ]
+        codes = [self.corpus.codes(some)[:, self._scalars_S] for some in rows]
+        return ranks_of(np.concatenate(codes), self._sizes)
+
     def _masked(self, rows: NDArray[np.int64], step: int, slots: range) -> MaskedBatch:
         words_BW = words(
             seed=self.seed, stream=Stream.MASKING, step=step, slots=slots,
@@ -101,4 +120,5 @@ class MaskedBatches:
             target_positions_BQ=torch.from_numpy(masks.targets_BQ),
             target_valid_BQ=torch.from_numpy(masks.targets_valid_BQ),
             pooled_B=torch.from_numpy(as_uniforms(words_BW[:, -1]) < run.pooled_share),
+            scalars_BS=torch.from_numpy(codes_BA[:, self._scalars_S].astype(np.int64)),
         )

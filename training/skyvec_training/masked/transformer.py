@@ -23,12 +23,14 @@ from skyvec_training.masked.losses import (
     sums_by_domain,
     weighted_loss,
 )
+from skyvec_training.masked.readout import Readout, scalar_places
 from skyvec_training.parallel.mesh import ALONE, World
 from skyvec_training.parallel.sharding import fill, prepare_blocks, release, shard_model
 from skyvec_training.recipe.transformer import TransformerRun
 
 # Shape letters: B object, T input token, Q target token, D width, n target, M domain,
-# C counted quantity (targets of each domain, then inputs).
+# S scalar that is read out, K part of the loss (domains, then scalars), C counted quantity (the same,
+# then inputs).
 
 
 class Batches(Protocol):
@@ -52,6 +54,10 @@ class Batches(Protocol):
         """Some held-out objects, always masked alike."""
         ...
 
+    def ranks(self) -> Tensor:
+        """Ranks (S, V) of the codes of each scalar; see `Readout`."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Microbatch:
@@ -67,20 +73,31 @@ class Microbatch:
 class MaskedModel(nn.Module):
     """The whole forward pass of a microbatch: the one call that sharding knows of."""
 
-    def __init__(self, model: EncoderDecoder, *, smoothing: float, bfloat16: bool) -> None:
+    def __init__(
+        self,
+        model: EncoderDecoder,
+        *,
+        smoothing: float,
+        bfloat16: bool,
+        readout: Readout | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
-        self.smoothing, self.in_bfloat16 = smoothing, bfloat16
+        self.smoothing, self.in_bfloat16, self.readout = smoothing, bfloat16, readout
 
     def forward(self, batch: Microbatch) -> Tensor:
-        """Summed cross-entropy (M,) of each domain; plain and in float32 while evaluating."""
+        """Summed cross-entropy (M,) of each domain, then squared errors (S,) of a readout.
+
+        Plain and in float32 while evaluating.
+        """
         masked, targets, model = batch.masked, batch.targets, self.model
         bfloat16 = self.in_bfloat16 and model.training
         with torch.autocast(masked.codes_BT.device.type, torch.bfloat16, enabled=bfloat16):
             context_BTD = model.encode(
                 masked.codes_BT, masked.positions_BT, masked.valid_BT, batch.rows
             )
-            context_BTD, seen_BT = _pool(model, context_BTD, masked)
+            vector_BD = _vectors(model, context_BTD, masked)
+            context_BTD, seen_BT = _shown(context_BTD, vector_BD, masked)
             hidden_BQD = model.decode(
                 context_BTD,
                 seen_BT,
@@ -89,10 +106,13 @@ class MaskedModel(nn.Module):
                 batch.rows,
                 batch.target_rows,
             )
-            return sums_by_domain(
+            sums_M = sums_by_domain(
                 model, hidden_BQD.flatten(0, 1)[targets.places_n], targets.codes_n, targets.counts,
                 smoothing=self.smoothing if model.training else 0.0,
             )  # fmt: skip
+        if self.readout is None:
+            return sums_M
+        return torch.cat([sums_M, self.readout.sums(vector_BD, masked.scalars_BS)])
 
 
 class TransformerTask:
@@ -109,25 +129,40 @@ class TransformerTask:
         self.module, self.batches, self.run, self.world = model, batches, run, world
         self.slots, self.vocabulary = run.batch, model.vocabulary
         self.root = MaskedModel(
-            model, smoothing=run.ordinal_smoothing, bfloat16=run.precision == "bfloat16"
+            model,
+            smoothing=run.ordinal_smoothing,
+            bfloat16=run.precision == "bfloat16",
+            readout=Readout.of(batches.ranks(), width=run.model.dim)
+            if run.readout_weight
+            else None,
         )
         weights = [run.domain_weights.get(m.token_key, 1.0) for m in self.vocabulary.modalities]
         self.multipliers_M = torch.tensor(weights)
+        self.scalars = scalar_places(self.vocabulary) if run.readout_weight else []
 
     def read(self, step: int, slots: range) -> Microbatch:
         """Masked objects of some slots, their targets sorted."""
         return self._sorted(self.batches.at(step, slots))
 
     def counts(self, batch: Microbatch) -> Tensor:
-        """Targets of each domain, then input tokens."""
-        return torch.tensor([*batch.targets.counts, int(batch.masked.valid_BT.sum())])
+        """Targets of each domain, objects that have each scalar, then input tokens."""
+        return torch.tensor([*self._counted(batch), int(batch.masked.valid_BT.sum())])
 
     def coefficients(self, counts_C: Tensor) -> Tensor:
-        """Weight (M,) of each domain's cross-entropy."""
-        return domain_coefficients(counts_C[:-1], self.multipliers_M, power=self.run.count_power)
+        """Weight (K,) of each domain's cross-entropy, and of the squared error of each scalar."""
+        domains = len(self.multipliers_M)
+        coefficients_M = domain_coefficients(
+            counts_C[:domains], self.multipliers_M, power=self.run.count_power
+        )
+        if not self.scalars:
+            return coefficients_M
+        read_S = domain_coefficients(
+            counts_C[domains:-1], self.multipliers_M[self.scalars], power=1.0
+        )
+        return torch.cat([coefficients_M, self.run.readout_weight * read_S])
 
     def sums(self, batch: Microbatch) -> Tensor:
-        """Summed cross-entropy (M,) of each domain."""
+        """Summed cross-entropy of each domain, then squared error of each scalar (K,)."""
         out_M: Tensor = self.root(_moved(batch, self.world.device))
         return out_M
 
@@ -136,27 +171,49 @@ class TransformerTask:
         masking = self.run.masking
         return {
             "input_fill": int(counts_C[-1]) / (self.slots * masking.input_budget),
-            "output_fill": int(counts_C[:-1].sum()) / (self.slots * masking.output_budget),
-            **normalized(self.vocabulary, sums_K, counts_C[:-1]),
+            "output_fill": int(counts_C[: len(self.multipliers_M)].sum())
+            / (self.slots * masking.output_budget),
+            **self._scores(sums_K, counts_C[:-1]),
         }
 
     def evaluate(self) -> dict[str, float]:
-        """Plain cross-entropy on held-out objects under fixed masks, each over log V as well."""
+        """Plain cross-entropy on held-out objects under fixed masks, each over log V as well.
+
+        ``read_<domain>`` is the share of a scalar's variance that a readout misses: no part of ``loss``.
+        """
         number = min(self.batches.held_out, self.run.evaluated)
         at_once = self.run.parallel.microbatch or -(-self.run.batch // self.world.size)
-        kinds = len(self.multipliers_M)
-        sums_M, counts_M = torch.zeros(kinds, dtype=torch.float64), torch.zeros(kinds).long()
+        domains = len(self.multipliers_M)
+        parts = domains + len(self.scalars)
+        sums_K, counts_K = torch.zeros(parts, dtype=torch.float64), torch.zeros(parts).long()
         for piece in pieces_of(number, self.world, microbatch=at_once):
             batch = self._sorted(self.batches.held_out_at(piece.slots))
-            found_M = self.sums(batch)
+            found_K = self.sums(batch)
             if piece.counts:
-                sums_M += found_M.double().cpu()
-                counts_M += torch.tensor(batch.targets.counts)
+                sums_K += found_K.double().cpu()
+                counts_K += torch.tensor(self._counted(batch))
         release(self.root)
-        self.world.total(sums_M)
-        self.world.total(counts_M)
-        loss = weighted_loss(sums_M, counts_M, self.multipliers_M, power=self.run.count_power)
-        return {"loss": float(loss), **normalized(self.vocabulary, sums_M, counts_M)}
+        self.world.total(sums_K)
+        self.world.total(counts_K)
+        loss = weighted_loss(
+            sums_K[:domains], counts_K[:domains], self.multipliers_M, power=self.run.count_power
+        )
+        return {"loss": float(loss), **self._scores(sums_K, counts_K)}
+
+    def _counted(self, batch: Microbatch) -> list[int]:
+        objects = (batch.masked.scalars_BS >= 0).sum(0).tolist() if self.scalars else []
+        return [*batch.targets.counts, *objects]
+
+    def _scores(self, sums_K: Tensor, counts_K: Tensor) -> dict[str, float]:
+        domains, modalities = len(self.multipliers_M), self.vocabulary.modalities
+        missed_S = (sums_K[domains:] / counts_K[domains:].clamp(min=1)).tolist()
+        return {
+            **normalized(self.vocabulary, sums_K[:domains], counts_K[:domains]),
+            **{
+                f"read_{modalities[place].token_key}": missed
+                for place, missed in zip(self.scalars, missed_S, strict=True)
+            },
+        }
 
     def _sorted(self, masked: MaskedBatch) -> Microbatch:
         targets = sort_targets(masked.target_codes_BQ, masked.target_positions_BQ,
@@ -233,16 +290,18 @@ def _moved(batch: Microbatch, device: torch.device) -> Microbatch:
     )  # fmt: skip
 
 
-def _pool(model: EncoderDecoder, context_BTD: Tensor, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
+def _vectors(model: EncoderDecoder, context_BTD: Tensor, masked: MaskedBatch) -> Tensor:
+    if model.config.pooling == "mean":
+        return masked_mean(context_BTD, masked.valid_BT)
+    domains_BT = model.domain_of_position[masked.positions_BT]
+    return mean_of_domains(
+        context_BTD, masked.valid_BT, domains_BT, count=len(model.vocabulary.modalities)
+    )
+
+
+def _shown(context_BTD: Tensor, vector_BD: Tensor, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
     """Replace the context of some objects by their vector, the only token that their decoder sees."""
     valid_BT, pooled_B = masked.valid_BT, masked.pooled_B
-    if model.config.pooling == "mean":
-        mean_BD = masked_mean(context_BTD, valid_BT)
-    else:
-        domains_BT = model.domain_of_position[masked.positions_BT]
-        mean_BD = mean_of_domains(
-            context_BTD, valid_BT, domains_BT, count=len(model.vocabulary.modalities)
-        )
     first_T = torch.arange(valid_BT.shape[1], device=valid_BT.device) == 0
-    context_BTD = torch.where(pooled_B[:, None, None], mean_BD[:, None], context_BTD)
+    context_BTD = torch.where(pooled_B[:, None, None], vector_BD[:, None], context_BTD)
     return context_BTD, torch.where(pooled_B[:, None], first_T, valid_BT)

@@ -46,6 +46,8 @@ class TransformerRun:
     """Width in bins of the Gaussian that spreads a scalar target over its neighbours."""
     pooled_share: float = 0.0
     """Share of objects whose decoder sees nothing but the mean of the context (the vector)."""
+    readout_weight: float = 0.0
+    """Weight, beside the cross-entropy, of scalars that are read from the vector by linear maps."""
     evaluated: int = 1024
     """Held-out objects in each evaluation."""
 

@@ -11,12 +11,14 @@ from types import MappingProxyType
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from skyvec_core.model.vocabulary import Vocabulary
 from skyvec_training.data.draws import Stream, words
 from skyvec_training.masked.batches import MaskedBatch
 from skyvec_training.masked.masks.draw import draw_masks
 from skyvec_training.masked.masks.layout import layout_of
+from skyvec_training.masked.readout import scalar_places
 from skyvec_training.recipe.masking import MaskingRun
 
 # Shape letters: B object, A all positions of a vocabulary, W random word.
@@ -62,6 +64,7 @@ class TypicalObjects:
             sizes[self.layout.modality_A],
             starts[self.layout.modality_A],
         )
+        self._scalars_S = np.searchsorted(self.layout.modality_A, scalar_places(vocabulary))
 
     def codes(self, step: int, slots: range) -> NDArray[np.int64]:
         """Code (B, A) of each position, within its domain; -1 where the kind has none."""
@@ -90,7 +93,15 @@ class TypicalObjects:
             target_positions_BQ=torch.from_numpy(masks.targets_BQ),
             target_valid_BQ=torch.from_numpy(masks.targets_valid_BQ),
             pooled_B=torch.zeros(len(slots), dtype=torch.bool),
+            scalars_BS=torch.from_numpy(codes_BA[:, self._scalars_S]),
         )
+
+    def ranks(self) -> Tensor:
+        """Ranks (S, V) of codes that are all alike frequent."""
+        sizes_S = self._sizes_A[self._scalars_S]
+        return (torch.arange(int(sizes_S.max(initial=1))) + 0.5) / torch.from_numpy(sizes_S)[
+            :, None
+        ]
 
     def held_out_at(self, slots: range) -> MaskedBatch:
         """There are none apart."""
