@@ -76,7 +76,7 @@ class Provenance:
 
     def to_json(self) -> str:
         """One line of JSON with the fingerprint."""
-        return json.dumps({**asdict(self), "fingerprint": self.fingerprint()}, sort_keys=True)
+        return _json(self)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Provenance:
@@ -104,6 +104,12 @@ def _fingerprint(made: Provenance) -> str:
     # Asked for with every pixel.
     decisive = _decisive(made)
     return _digest({name: fact for name, fact in asdict(made).items() if name in decisive})
+
+
+@lru_cache(maxsize=16)
+def _json(made: Provenance) -> str:
+    # Written with every pixel.
+    return json.dumps({**asdict(made), "fingerprint": made.fingerprint()}, sort_keys=True)
 
 
 def _decisive(made: Provenance) -> set[str]:

@@ -76,7 +76,7 @@ def without_pixels(monkeypatch):
         raise AssertionError("the pixels were touched")
 
     monkeypatch.setattr(HatsRelease, "batches", touched)
-    monkeypatch.setattr(HatsRelease, "row", touched)
+    monkeypatch.setattr(HatsRelease, "single_rows", touched)
 
 
 def test_vectors_from_stored_tokens_have_the_same_bits_and_reasons(

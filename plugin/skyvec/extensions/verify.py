@@ -104,7 +104,7 @@ def _same_input(
     columns = {column for column, _ in survey.inputs}
 
     def content(pixel: HealpixPixel, row: int) -> str:
-        batch = release.row(pixel, survey, row)
+        (batch,) = release.single_rows(pixel, survey, [row])
         inputs = batch.select([name for name in batch.schema.names if name in columns])
         return repr(inputs.to_pylist())  # in which NaN is like NaN
 

@@ -55,8 +55,8 @@ def prove_canaries(
     RowTruthError
         With the row, if it comes out otherwise.
     """
-    for row in canary_rows(pixel, written.rows):
-        again = stream.again(row)
+    rows = canary_rows(pixel, written.rows)
+    for row, again in zip(rows, stream.again(rows), strict=True):
         same = _same_tokens(written, row, again, _token_columns(job)) if job.columns is None else (
             _same_vector(written, row, again, model, job.columns)
         )  # fmt: skip

@@ -23,7 +23,7 @@ from skyvec.stage.prefetch import prefetched
 from skyvec.stage.timing import Timed
 from skyvec_core.embedder import Model
 from skyvec_core.observations import Tokens
-from skyvec_schemas.errors import ContractError, RowTruthError
+from skyvec_schemas.errors import ContractError
 from skyvec_schemas.token_columns import FLAGS, token_values
 
 
@@ -51,8 +51,8 @@ class RowStream(Protocol):
     def __iter__(self) -> Iterator[Rows]:
         """All rows once, in order, in bounded memory."""
 
-    def again(self, row: int) -> TokenizedRows:
-        """One row, read and tokenized anew and alone: a canary."""
+    def again(self, rows: Sequence[int]) -> Iterator[TokenizedRows]:
+        """Some rows in ascending order, read anew in one pass, each tokenized alone: canaries."""
 
     def close(self) -> None:
         """Give back what it holds."""
@@ -125,19 +125,19 @@ class PixelRows:
             )
             start = stop
 
-    def again(self, row: int) -> TokenizedRows:
-        """One row, from the catalog and the sources."""
-        sources = None
-        if self.joined:
-            sources = FromSources(
-                tokens=self.joined.read_again(row, self.model),
-                labels={},
-                flags=self.joined.flags[row : row + 1],
-            )
-        batch = self.release.row(self.pixel, self.job.survey, row)
-        return tokenize_rows(
-            batch, self.job.survey, self.model, sources=sources, columns=self.columns
-        )
+    def again(self, rows: Sequence[int]) -> Iterator[TokenizedRows]:
+        """Rows of the catalog and the sources."""
+        survey = self.job.survey
+        found = self.release.single_rows(self.pixel, survey, rows)
+        for row, batch in zip(rows, found, strict=True):
+            sources = None
+            if self.joined:
+                sources = FromSources(
+                    tokens=self.joined.read_again(row, self.model),
+                    labels={},
+                    flags=self.joined.flags[row : row + 1],
+                )
+            yield tokenize_rows(batch, survey, self.model, sources=sources, columns=self.columns)
 
     def close(self) -> None:
         """Give the disk of the spool back."""
@@ -184,19 +184,11 @@ class TokenRows:
                     matches=[batch.column(name) for name in theirs],
                 )
 
-    def again(self, row: int) -> TokenizedRows:
-        """One row of the stored tokens."""
+    def again(self, rows: Sequence[int]) -> Iterator[TokenizedRows]:
+        """Rows of the stored tokens."""
         with Leaf.open(self.stored.files(self.pixel)) as leaf:
-            wanted = np.array([row], np.int64)
-            columns = [*self.keys, FLAGS]
-            for start, batch in leaf.batches(columns, rows=64, wanted=wanted):
-                if start <= row < start + len(batch):
-                    return _tokenized(batch.slice(row - start, 1), self.keys)
-        raise RowTruthError(
-            f"row {row} is not there any more",
-            where=str(self.stored.leaf(self.pixel)),
-            remedy="The tokens changed while they were read; run the same command again",
-        )
+            for batch in leaf.single_rows([*self.keys, FLAGS], rows, at_once=64):
+                yield _tokenized(batch, self.keys)
 
     def close(self) -> None:
         """Nothing is held."""

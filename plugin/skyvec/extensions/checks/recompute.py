@@ -143,7 +143,7 @@ class _Again:
         return stream
 
     def _compare_row(self, leaf: LeafFacts, stream: RowStream, row: int, where: str) -> None:
-        coded = stream.again(row)
+        (coded,) = stream.again([row])
         made = self._columns(coded)
         if isinstance(stream, PixelRows) and stream.joined:
             matches = stream.joined.columns(row, row + 1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import hats
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hats.catalog import Catalog, CatalogCollection
@@ -80,7 +79,7 @@ class HatsRelease:
         """Name of the main catalog."""
         return str(self.catalog.catalog_info.catalog_name)
 
-    @property
+    @cached_property
     def root(self) -> Path:
         """Folder of the main catalog; a UPath where that is remote."""
         return located(self.catalog.catalog_path)
@@ -170,12 +169,19 @@ class HatsRelease:
                 for _, batch in leaf.batches([target.text], rows=64):
                     yield from (row for row in array_at(batch, target.path).to_pylist() if row)
 
+    @cached_property
+    def _found(self) -> dict[str, ColumnMap]:
+        return {}
+
     def _own_columns(self, survey: Survey) -> ColumnMap:
         """Columns of a catalog whose rows are embedded: keys under the names that the output has."""
-        names = (survey.id_column, survey.ra_column, survey.dec_column)
-        return ColumnMap.of(
-            survey, self.schema, {name: name for name in names}, where=str(self.path)
-        )
+        known = self._found.get(survey.name)
+        if known is None or known.survey != survey:  # looked for once, not with every pixel
+            names = (survey.id_column, survey.ra_column, survey.dec_column)
+            known = self._found[survey.name] = ColumnMap.of(
+                survey, self.schema, {name: name for name in names}, where=str(self.path)
+            )
+        return known
 
     def batches(
         self, pixel: HealpixPixel, survey: Survey, *, rows: int, with_labels: bool = False
@@ -203,8 +209,10 @@ class HatsRelease:
                 total += leaf.rows
         return total
 
-    def row(self, pixel: HealpixPixel, survey: Survey, row: int) -> pa.RecordBatch:
-        """One row as `batches` gives it, read on its own.
+    def single_rows(
+        self, pixel: HealpixPixel, survey: Survey, rows: Sequence[int]
+    ) -> Iterator[pa.RecordBatch]:
+        """Some rows in ascending order as `batches` gives them, each on its own.
 
         Raises
         ------
@@ -214,15 +222,7 @@ class HatsRelease:
         columns = self._own_columns(survey)
         chosen = [self.healpix_column, *columns.paths((*columns.keys, *columns.inputs))]
         with Leaf.open(self.files(pixel)) as leaf:
-            rows = leaf.rows_of(chosen, ROW_BYTES)
-            for start, batch in leaf.batches(chosen, rows=rows, wanted=np.array([row])):
-                if start <= row < start + len(batch):
-                    return batch.slice(row - start, 1)
-        raise ContractError(
-            f"row {row} is not there any more",
-            where=str(self.leaf(pixel)),
-            remedy="Run the same command again when nothing writes to it any more",
-        )
+            yield from leaf.single_rows(chosen, rows, at_once=leaf.rows_of(chosen, ROW_BYTES))
 
     def identity(self, pixel: HealpixPixel) -> Mapping[str, object]:
         """Size, row count and footer digest of one leaf: what it holds, without reading it all."""

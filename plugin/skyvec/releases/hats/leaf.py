@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,6 +215,33 @@ class Leaf:
                     yield from _until(place.batches(chunks, rows=step, groups=[group]), first, last)
                 first = stop
             place.refuse_change()
+
+
+    def single_rows(
+        self, paths: Sequence[str], rows: Sequence[int], *, at_once: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Some rows in ascending order, each a batch of its own, in one pass over the files.
+
+        Parameters
+        ----------
+        at_once
+            Rows decoded at a time.
+
+        Raises
+        ------
+        ContractError
+            If a row is not there.
+        """
+        waiting = deque(rows)
+        for start, batch in self.batches(paths, rows=at_once, wanted=np.array(rows, np.int64)):
+            while waiting and waiting[0] < start + len(batch):
+                yield batch.slice(waiting.popleft() - start, 1)
+        if waiting:
+            raise ContractError(
+                f"row {waiting[0]} is not there any more",
+                where=", ".join(str(place.path) for place in self.files),
+                remedy="Run the same command again when nothing writes to it any more",
+            )
 
 
 def _last_wanted(wanted: NDArray[np.int64] | None, first: int, stop: int) -> int:
