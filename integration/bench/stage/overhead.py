@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 from stage import peers
+from stage.bare import proved_pyarrow
 from stage.catalogs import write_catalog
 from stage.figure import Case, Figure, cpu, ratio, rounds_in_turn
 from stage.null_model import null_model
@@ -56,6 +57,7 @@ def _figures(scratch: Path, pixels: int, rows: int, rounds: int) -> list[Figure]
         "plain": lambda i: peers.plain_pyarrow(
             release, scratch / f"plain{i}", ready, columns, inputs
         ),
+        "bare": lambda i: proved_pyarrow(release, scratch / f"bare{i}", survey, columns, model),
         "stage": lambda i: stage(i, BATCH_ROWS),
         "stage, 128": lambda i: stage(i, 128),
         "lsdb": lambda i: peers.lsdb_map_partitions(
@@ -65,7 +67,7 @@ def _figures(scratch: Path, pixels: int, rows: int, rounds: int) -> list[Figure]
             catalog, scratch / f"fast{i}", ready, columns, inputs, fast
         ),
     }
-    with null_model(DIM):
+    with null_model(DIM) as model:
         spent = rounds_in_turn(cases, rounds)
     each = {name: cpu(taken) / pixels * 1e3 for name, taken in spent.items()}
     ours, what = spent["stage"], f"null model, {pixels} pixels of {rows:,} rows"
@@ -76,6 +78,17 @@ def _figures(scratch: Path, pixels: int, rows: int, rounds: int) -> list[Figure]
             asked="at most 1.5",
             note=f"{each['stage']:.1f} and {each['plain']:.1f} ms a pixel; with batches of 128 rows "
             f"{each['stage, 128']:.1f}",
+        ),
+        Figure(
+            name=f"{what}: the stage's steps and proofs in a bare loop over plain pyarrow, CPU",
+            measured=ratio(spent["bare"], spent["plain"], "cpu"),
+            note=f"{each['bare']:.1f} ms a pixel: below this nothing can be proved",
+        ),
+        Figure(
+            name=f"{what}: stage over that bare loop, CPU",
+            measured=ratio(ours, spent["bare"], "cpu"),
+            asked="at most 1.1",
+            note="driver, fingerprints, records, staging, publication",
         ),
         Figure(
             name=f"{what}: LSDB map_partitions + write_catalog over stage, CPU",

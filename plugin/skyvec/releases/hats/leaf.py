@@ -216,7 +216,6 @@ class Leaf:
                 first = stop
             place.refuse_change()
 
-
     def single_rows(
         self, paths: Sequence[str], rows: Sequence[int], *, at_once: int
     ) -> Iterator[pa.RecordBatch]:
