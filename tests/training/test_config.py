@@ -35,7 +35,7 @@ def test_the_shipped_recipe_is_read():
         ("warmup_steps = 100", "warmup_steps = 99999", "warmup_steps .99999. must lie"),
         ('precision = "bfloat16"', 'precision = "float8"', "image_codec.precision: 'float8'"),
         ("[scalars]", "[sclars]", "unknown key sclars"),
-        ("image = 0.15", "imago = 0.15", "transformer.masking: unknown groups .* imago"),
+        ("image = 0.2", "imago = 0.2", "transformer.masking: unknown groups .* imago"),
         ("tok_z = 8.0", "tok_y = 3.0", "domain_weights of tok_y, which the model lacks"),
         ("[scalars]", "scalars]", "at line"),
     ],
