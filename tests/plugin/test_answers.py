@@ -1,5 +1,6 @@
 """Answers: pages, exports, vectors, and what they refuse."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ from skyvec.answers.atlas import principal_plane
 from skyvec.answers.scores import ScoreSampler
 from skyvec.commands import answers as commands
 from skyvec.extensions.vector_catalog import VectorCatalog
+from skyvec.search import search
 from skyvec.stage.run import run
 from skyvec_schemas.errors import ConfigurationError, ContractError
 
@@ -74,6 +76,38 @@ def test_a_page_shows_every_object_and_loads_nothing(embedded, tmp_path):
     assert answer.fingerprint in page
     assert "no probability" in page
     assert [p.name for p in path.parent.iterdir()] == ["answer.html"]
+
+
+def test_what_was_asked_with_is_shown_beside_what_was_found(embedded, tmp_path):
+    liked, other = sorted(stored(embedded))[:2]
+    found = search(embedded, like=liked, unlike=[other], k=3)
+    assert found.examples.column("object_id").to_pylist() == [liked, other]
+    assert found.examples.column("role").to_pylist() == ["like", "unlike"]
+    vectors = VectorCatalog.open(embedded)
+    position = {
+        key: tuple(place)
+        for part in vectors.parts()
+        for key, place in zip(part.ids.to_pylist(), part.positions, strict=True)
+    }
+    for row in found.examples.to_pylist():
+        assert (row["ra"], row["dec"]) == position[row["object_id"]]
+    page = found.gallery()
+    # Two examples and three objects.
+    assert page.count('class="tile"') == 5
+    assert "Asked with" in page
+    assert ">unlike</i>" in page
+    read = Answer.load(found.save(tmp_path / "found.parquet"))
+    assert read.examples.equals(found.examples)
+    assert "Asked with" not in answer_of(embedded).gallery()
+
+
+def test_predictions_stand_under_the_thumbnails(embedded):
+    answer = answer_of(embedded)
+    table = answer.table.rename_columns(["object_id", "ra", "dec", "photoz"])
+    page = dataclasses.replace(answer, table=table).gallery()
+    assert "Beside the number: photoz." in page
+    assert ">0.9</i>" in page
+    assert "<h2>Sky</h2>" in page
 
 
 def test_only_the_first_objects_are_looked_at(embedded):

@@ -47,6 +47,8 @@ class Answer:
     """Name of the model, for people; the extension knows it while it is there."""
     scores: ScoreSample | None = None
     """Scores of all objects that were looked at, beside which those of the answer mean something."""
+    examples: pa.Table | None = None
+    """Id, ``ra``, ``dec`` and ``role`` (``like``, ``unlike``) of objects of the catalog asked with."""
     precision: Precision | None = None
     """How much of the answer is what was wanted, where labels say so; see `judged`."""
 

@@ -46,6 +46,7 @@ def facts_of(answer: Answer) -> dict[str, Any]:
         "id_column": answer.id_column,
         "question": dict(answer.question),
         "skyvec_version": __version__,
+        **({"examples": answer.examples.to_pylist()} if answer.examples else {}),
         **({"scores": answer.scores.to_json()} if answer.scores else {}),
         **({"precision": answer.precision.to_json()} if answer.precision else {}),
     }
@@ -109,6 +110,7 @@ def load(path: Path) -> Answer:
         table=table, id_column=facts["id_column"], catalog=Path(facts["catalog"]),
         extension=facts["extension"], fingerprint=facts["fingerprint"],
         question=facts["question"], model=facts["model"],
+        examples=pa.Table.from_pylist(facts["examples"]) if facts.get("examples") else None,
         scores=ScoreSample.of_json(facts["scores"]) if "scores" in facts else None,
         precision=Precision.of_json(facts["precision"]) if "precision" in facts else None,
     )  # fmt: skip

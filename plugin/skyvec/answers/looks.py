@@ -48,11 +48,20 @@ class Look:
 
 
 def looks_of(answer: Answer, *, shown: int) -> list[Look]:
-    """Looks of the first rows of an answer; no other object's pixels are decoded for long.
+    """Looks of the first rows of an answer; see `looks_at`."""
+    return looks_at(answer, answer.table.slice(0, shown))
+
+
+def looks_at(answer: Answer, table: pa.Table) -> list[Look]:
+    """Looks of objects by id, ``ra`` and ``dec``; no other object's pixels are decoded for long.
 
     What cannot be read is said in the looks, since a table without pictures is still an answer.
+
+    Parameters
+    ----------
+    answer
+        Whose catalog and extension they belong to.
     """
-    table = answer.table.slice(0, shown)
     try:
         extension = opened_extension(answer)
         release = HatsRelease.open(answer.catalog)

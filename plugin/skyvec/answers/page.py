@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -13,13 +14,14 @@ from jinja2 import Environment, StrictUndefined
 from skyvec.answers import figures
 from skyvec.answers.footprint import footprint
 from skyvec.answers.formats import model_of
-from skyvec.answers.looks import looks_of
+from skyvec.answers.looks import looks_at
 from skyvec.answers.vectors import opened_extension
 from skyvec.answers.wording import NO_PROBABILITY, scores_in_words
 from skyvec.version import __version__
 from skyvec_schemas.errors import SkyvecError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from mocpy import MOC
 
     from skyvec.answers.answer import Answer
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 ROWS = 200
 """Rows of the table on a page; more are in the saved file."""
 ROWS_IN_NOTEBOOK = 10
+EXAMPLES = 12
+"""Objects that were asked with, as thumbnails."""
 _DIGITS = {"ra": 5, "dec": 5, "similarity": 5, "distance": 5}
 """Behind the point; other numbers have five that count."""
 
@@ -60,6 +64,7 @@ def _rendered(answer: Answer, *, shown: int, rows: int, whole: bool) -> str:
         answer=answer,
         model=model_of(answer),
         version=__version__,
+        examples=_examples(answer),
         stamps=_stamps(answer, shown=shown),
         shown=min(shown, len(answer)),
         sky=_sky(answer),
@@ -67,6 +72,7 @@ def _rendered(answer: Answer, *, shown: int, rows: int, whole: bool) -> str:
         precision=answer.precision,
         no_probability=NO_PROBABILITY,
         score_words=scores_in_words(answer),
+        told=[] if answer.score_column else _predictions(answer),
         names=answer.table.column_names,
         numeric=_numeric(answer),
         rows=[
@@ -102,21 +108,46 @@ def _numeric(answer: Answer) -> set[str]:
 
 
 def _stamps(answer: Answer, *, shown: int) -> list[dict[str, object]]:
-    table = answer.table.slice(0, shown)
     column = answer.score_column
-    stamps: list[dict[str, object]] = []
-    for row, look in zip(table.to_pylist(), looks_of(answer, shown=shown), strict=True):
+    told = [] if column else _predictions(answer)
+
+    def caption(row: Mapping[str, Any]) -> str:
+        if column:
+            return "" if row[column] is None else f"{row[column]:.4f}"
+        return " ".join(text(name, row[name]) for name in told)
+
+    return _tiles(answer, answer.table.slice(0, shown), caption)
+
+
+def _examples(answer: Answer) -> list[dict[str, object]]:
+    """What was asked with, so that the eye can compare."""
+    if answer.examples is None:
+        return []
+    return _tiles(answer, answer.examples.slice(0, EXAMPLES), lambda row: str(row["role"]))
+
+
+def _tiles(
+    answer: Answer, table: pa.Table, caption: Callable[[Mapping[str, Any]], str]
+) -> list[dict[str, object]]:
+    tiles: list[dict[str, object]] = []
+    for row, look in zip(table.to_pylist(), looks_at(answer, table), strict=True):
         key = str(row[answer.id_column])
-        stamps.append({
+        tiles.append({
             "picture": figures.thumbnail(look, alt=key),
             "spectrum": look.flux is None,
             "wide": f"{look.wide:.0f}″" if look.wide else "",
             "why": look.why,
             "id": key,
-            "caption": f"{row[column]:.4f}" if column and row[column] is not None else "",
+            "caption": caption(row),
             "place": f"{row['ra']:.4f} {row['dec']:+.4f}",
         })  # fmt: skip
-    return stamps
+    return tiles
+
+
+def _predictions(answer: Answer) -> list[str]:
+    """The first two columns that say something of an object besides who and where it is."""
+    known = {answer.id_column, "ra", "dec", "query"}
+    return [name for name in answer.table.column_names if name not in known][:2]
 
 
 def _sky(answer: Answer) -> figures.Picture | None:

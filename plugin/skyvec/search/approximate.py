@@ -35,7 +35,7 @@ from skyvec.search.graphs import (
 )
 from skyvec.search.metrics import Doubles, Metric, Scorer, columns_of
 from skyvec.search.partitions import rank
-from skyvec.search.query import Query, find_vectors
+from skyvec.search.query import Query, find_objects
 from skyvec.search.rows import read_rows
 from skyvec.search.scan import Question
 from skyvec_schemas.errors import ConfigurationError
@@ -179,7 +179,12 @@ class ApproximateIndex:
                 "give either an id or a vector", where="search", remedy="Pass like= or vector="
             )
         if like is not None:
-            query = Query(vectors=find_vectors(vectors, [like]), asked={"like": str(like)})
+            own, object_ = find_objects(vectors, [like])
+            query = Query(
+                vectors=own,
+                asked={"like": str(like)},
+                examples=object_.append_column("role", pa.array(["like"])),
+            )
         else:
             query = vector if isinstance(vector, Query) else Query.of(np.asarray(vector))
         query.check(vectors, width=vectors.dim)
@@ -207,6 +212,7 @@ class ApproximateIndex:
                 "metric": self.metric,
                 "searched": f"approximately, {self.recall}",
             },
+            examples=query.examples,
         )
 
     def _nearest(self, queries: Doubles, k: int) -> _Nearest:

@@ -19,7 +19,7 @@ from skyvec.search.examples import average, mean_vector
 from skyvec.search.filters import CatalogFilters, Filters, ids_as
 from skyvec.search.metrics import METRICS, Metric, columns_of
 from skyvec.search.partitions import Ranking, rank
-from skyvec.search.query import Query, find_object, find_vectors
+from skyvec.search.query import Query, find_object, find_objects
 from skyvec.search.regions import Box, Cone
 from skyvec.search.scan import Head, Question
 from skyvec_schemas.errors import ConfigurationError
@@ -153,6 +153,7 @@ def search(
         extension=vectors.name,
         fingerprint=vectors.provenance.fingerprint(),
         question=asked | filters.describe() | _counts(ranking),
+        examples=query.examples,
     )
 
 
@@ -180,7 +181,7 @@ class _Examples:
     ) -> Query:
         if not self.positive:
             raise ConfigurationError("is empty", where="like", remedy="Give at least one id")
-        found = find_vectors(vectors, [*self.positive, *self.negative])
+        found, objects = find_objects(vectors, [*self.positive, *self.negative])
         if head is not None:
             found = np.asarray(head(found.astype(np.float32)), np.float64)
         positive, negative = np.split(found, [len(self.positive)])
@@ -193,6 +194,9 @@ class _Examples:
             vectors=np.concatenate(rows),
             names=() if self.together else tuple(self.positive),
             asked=asked,
+            examples=objects.append_column(
+                "role", pa.array(["like"] * len(positive) + ["unlike"] * len(negative))
+            ),
         )
 
     def taken_out(self, table: pa.Table, vectors: VectorCatalog, k: int) -> pa.Table:

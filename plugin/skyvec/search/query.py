@@ -38,6 +38,8 @@ class Query:
     """Of the vectors, where it is known."""
     asked: Mapping[str, str] = field(default_factory=dict)
     """Where they come from, as lines for people."""
+    examples: pa.Table | None = None
+    """Id, ``ra``, ``dec`` and ``role`` of objects of the searched catalog that they were made of."""
 
     @classmethod
     def of(cls, vectors: ArrayLike) -> Self:
@@ -117,7 +119,14 @@ def find_vector(vectors: VectorCatalog, object_id: object) -> NDArray[np.float32
 
 
 def find_vectors(vectors: VectorCatalog, object_ids: Sequence[object]) -> Doubles:
-    """Vectors (n, dim) of objects by their ids; reads ids until all are found.
+    """Vectors (n, dim) of objects by their ids; see `find_objects`."""
+    return find_objects(vectors, object_ids)[0]
+
+
+def find_objects(vectors: VectorCatalog, object_ids: Sequence[object]) -> tuple[Doubles, pa.Table]:
+    """Vectors (n, dim) of objects by their ids, and their id, ``ra`` and ``dec``.
+
+    Ids are read until all are found.
 
     Where the collection has an index of ids, only the partitions that it names are read.
 
@@ -129,11 +138,14 @@ def find_vectors(vectors: VectorCatalog, object_ids: Sequence[object]) -> Double
     wanted = ids_as(object_ids, vectors)
     found = np.full((len(wanted), vectors.dim), np.nan)
     left = np.ones(len(wanted), np.bool_)
+    info = vectors.release.catalog.catalog_info
+    keys = [vectors.id_column, str(info.ra_column), str(info.dec_column)]
+    places = np.full((len(wanted), 2), np.nan)
     for pixel in _pixels_of(vectors, wanted):
         path = vectors.release.leaf(pixel)
         with pq.ParquetFile(path) as file:
-            ids = file.read(columns=[vectors.id_column]).column(0).combine_chunks()
-            rows = pc.index_in(wanted, ids)
+            known = file.read(columns=keys).select(keys)
+            rows = pc.index_in(wanted, known.column(0).combine_chunks())
             here = left & rows.is_valid().to_numpy(zero_copy_only=False)
             if here.any():
                 pages = open_vectors(path, vectors.name, file=file)
@@ -142,9 +154,13 @@ def find_vectors(vectors: VectorCatalog, object_ids: Sequence[object]) -> Double
                     if vector is None:
                         raise _no_vector(vectors, wanted[place].as_py())
                     found[place] = vector
+                where = rows.filter(pa.array(here))
+                for axis in (0, 1):
+                    places[here, axis] = known.column(axis + 1).take(where).to_numpy()
                 left &= ~here
         if not left.any():
-            return found
+            ra, dec = places.T
+            return found, pa.table({vectors.id_column: wanted, "ra": ra, "dec": dec})
     raise ConfigurationError(
         f"no object {wanted[int(np.argmax(left))].as_py()!r} with a vector",
         where=f"{vectors.primary}, extension {vectors.name}",
