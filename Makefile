@@ -14,7 +14,7 @@ PEERS   ?= .bench-peers
 SEARCHED ?= .bench-search
 JOBS    ?= 2
 OTHERS  := test_dask.py test_runners.py test_train_scorecard.py
-PYTEST  := $(BIN)/python -m pytest -n $(JOBS)
+PYTEST  := $(BIN)/python -m pytest -n $(JOBS) --durations 12
 
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND = Agg
@@ -54,7 +54,7 @@ demo: $(GALAXIES)  ## real and mock galaxies: HATS in, extension out, one page o
 test: $(READY)  ## fast tests: no network, no cluster
 	$(PYTEST) tests
 
-integration: $(GALAXIES)  ## end to end: LSDB, Dask workers, the command line, the page
+integration: $(GALAXIES) $(VENV)/.docs  ## end to end: LSDB, Dask workers, the command line, the page
 	$(PYTEST) --dist loadfile integration -m integration --ignore integration/aion_parity \
 	  $(addprefix --ignore integration/,$(OTHERS))
 
@@ -114,8 +114,13 @@ bench-tokens: $(READY)  ## compiling, reading and masking tokens, as a table
 train-kills: $(READY)  ## a training run killed at 30 moments, beside one that was left alone
 	OMP_NUM_THREADS=1 $(BIN)/python integration/training_kills.py --work $(KILLS)
 
-docs: $(READY)  ## run every code block of README and docs
-	$(BIN)/python -m pytest tests/test_docs.py integration/test_docs.py -m "integration or not integration"
+$(VENV)/.docs: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(GALAXIES) $(VENV)/.docs  ## the site, its notebooks run: docs/_build/site/index.html
+	$(BIN)/python -W ignore -m sphinx -b html -d docs/_build/doctrees -W --keep-going -q docs docs/_build/site
+	@echo "Open docs/_build/site/index.html"
 
 dist-check: $(READY)  ## sdist -> wheel from it -> empty venv elsewhere -> import, embed
 	VENV=$(VENV) bash tools/dist_check.sh
@@ -124,4 +129,4 @@ train-tiny: $(READY)  ## train skyvec-tiny again from its recipe (hours on 2 cor
 	VENV=$(VENV) bash tools/train_tiny.sh
 
 clean:  ## remove what these words made (not the training runs)
-	rm -rf $(VENV) $(AION) $(DEMO) $(CHAOS) $(KILLS) $(PEERS) $(SEARCHED) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(AION) $(DEMO) $(CHAOS) $(KILLS) $(PEERS) $(SEARCHED) dist docs/_build docs/generated .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
