@@ -78,5 +78,5 @@ def test_memory_does_not_grow_with_the_catalog(catalogs, tmp_path):
         words += ["--dim", "96", "--threads", "2"]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         peaks.append(float(done.stdout.split()[-1]))
-    # Eight times the bytes; what is left are buffers that the allocator keeps.
-    assert peaks[1] < 2 * peaks[0] + 20
+    # Eight times the files and bytes (77 MB); buffers of a block and what the allocator keeps.
+    assert peaks[1] < 1.2 * peaks[0] + 12

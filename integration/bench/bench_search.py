@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -31,7 +30,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from search import catalogs, peers
+from search import catalogs, limits, peers
 
 K = 100
 QUERIES = 64
@@ -94,7 +93,8 @@ def timings(collection: Path, arguments: argparse.Namespace) -> list[Figure]:
     queries = catalogs.vectors(rng, QUERIES, arguments.dim).astype(np.float64)
     files, threads, rows = catalogs.leaves(collection), arguments.threads, arguments.rows
     cases = {
-        "read": lambda: read_all(files, threads),
+        "read": lambda: limits.read_all(files, threads),
+        "bare": limits.read_and_multiply(files, queries[0], threads),
         "one": lambda: search(collection, vector=queries[0], k=K, threads=threads),
         "many": lambda: search(collection, vector=queries, k=K, threads=threads),
         **peers.cases(files, queries[0], work=arguments.work, rows=rows, k=K, threads=threads),
@@ -121,6 +121,9 @@ def timings(collection: Path, arguments: argparse.Namespace) -> list[Figure]:
         Figure(name="share of the rate of reading the same files into memory",
                measured=ratio(taken["read"], taken["one"]), asked="0.6 at least",
                note=f"read: {size / median(taken['read']) / 1e9:.1f} GB/s, {speed['read']}; {by_work['read']}"),
+        Figure(name="share of the rate of reading each page and multiplying it, and nothing else",
+               measured=ratio(taken["bare"], taken["one"]),
+               note=f"that: {speed['bare']}; {by_work['bare']}"),
         Figure(name=f"{QUERIES} queries, over one", measured=ratio(taken["many"], taken["one"]),
                asked="below 6", note=f"{median(taken['many']):.3f} s; {by_work['many']}"),
     ]  # fmt: skip
@@ -137,14 +140,14 @@ def timings(collection: Path, arguments: argparse.Namespace) -> list[Figure]:
 
 
 def memory(collection: Path, arguments: argparse.Namespace) -> list[Figure]:
-    """Peak memory of a process of its own, with a quarter of the rows and with all."""
+    """Peak memory of a process of its own, with a quarter of the rows and with all; medians of 3."""
     quarter = catalogs.make(arguments.work, arguments.rows // 4, dim=arguments.dim)
     peaks = []
     for place in (quarter, collection):
         words = [sys.executable, __file__, "--peak-of", str(place)]
         words += ["--threads", str(arguments.threads), "--dim", str(arguments.dim)]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-        peaks.append(float(done.stdout.split()[-1]))
+        runs = [subprocess.run(words, capture_output=True, text=True, check=True) for _ in range(3)]
+        peaks.append(median(float(done.stdout.split()[-1]) for done in runs))
     return [
         Figure(
             name="peak memory of a search, all rows over a quarter of them",
@@ -178,21 +181,6 @@ def ridge(collection: Path, arguments: argparse.Namespace) -> list[Figure]:
     return list(
         module.measure(collection, rounds=min(3, arguments.rounds), workers=arguments.threads)
     )
-
-
-def read_all(files: list[Path], threads: int) -> int:
-    """Every byte of the files into memory that each thread uses again."""
-    largest = max(path.stat().st_size for path in files)
-
-    def read(some: list[Path]) -> int:
-        memory, count = np.ones(largest, np.uint8), 0
-        for path in some:
-            with path.open("rb", buffering=0) as file:
-                count += file.readinto(memory)
-        return count
-
-    with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(read, [files[start::threads] for start in range(threads)]))
 
 
 def ratio(above: list[float], below: list[float]) -> str:

@@ -383,9 +383,9 @@ def test_after_a_cone_only_the_row_groups_of_its_objects_are_mapped(sky, probe, 
         def __init__(self, vectors, path):
             self.vectors, self.path = vectors, path
 
-        def blocks(self, *, groups):
+        def blocks(self, *, groups, **options):
             wanted.append((pq.ParquetFile(self.path).num_row_groups, len(groups)))
-            return self.vectors.blocks(groups=groups)
+            return self.vectors.blocks(groups=groups, **options)
 
     monkeypatch.setattr(probe_rows, "open_vectors", lambda p, c, **o: Watched(usual(p, c, **o), p))
     catalog = lsdb.open_catalog(sky, columns=IDS).cone_search(20, 0, 1800)

@@ -178,7 +178,7 @@ def test_equal_scores_are_ordered_by_id_wherever_they_lie(embedded, tmp_path, me
 
 
 def test_the_best_of_a_million_equal_rows_fit_in_memory():
-    best = Best(3, Floor(1), lambda rows: pa.array(1_000_000 - rows))
+    best = Best(3, Floor(1, 3), lambda rows: pa.array(1_000_000 - rows))
     for start in range(0, 1_000_000, 50_000):
         rows = np.arange(start, start + 50_000)
         best.add(np.zeros(50_000, np.int64), np.ones(50_000), rows)
@@ -376,9 +376,9 @@ def test_pages_that_the_filter_leaves_out_are_not_read(embedded, tmp_path, monke
 
     looked, blocks = [], VectorPages.blocks
 
-    def watched(self, *, groups=None, rows=4096):
+    def watched(self, *, groups=None, **options):
         looked.append(groups)
-        return blocks(self, groups=groups, rows=rows)
+        return blocks(self, groups=groups, **options)
 
     monkeypatch.setattr(VectorPages, "blocks", watched)
     search(copy, like=ids[0], k=3, among=ids[10:12])

@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from skyvec.cli import app
 from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.search import find_vectors, search
 from skyvec.search.approximate import FACTS, ApproximateIndex
@@ -97,3 +99,19 @@ def test_an_index_is_opened_again_and_refused_when_stale(large, index, tmp_path)
 def test_the_interval_is_wilsons():
     assert wilson_interval(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-3)
     assert wilson_interval(1.0, 100)[0] == pytest.approx(0.963, abs=1e-3)
+
+
+def test_the_terminal_builds_asks_and_refuses_what_an_index_cannot_do(large):
+    pytest.importorskip("usearch")
+    said = CliRunner().invoke(app, ["index", str(large), "--queries", "50"])
+    assert said.exit_code == 0, said.output
+    assert "recall@10" in said.output
+    ask = ["search", str(large), "--like", "5", "--approximate", "-k", "3"]
+    said = CliRunner().invoke(app, ask)
+    assert said.exit_code == 0, said.output
+    assert "approximately" in said.output
+    assert len(search(large, like=5, k=3)) == 3
+    for more in (["--cone", "0,0,10"], ["--metric", "l2"], ["--like", "6"]):
+        said = CliRunner().invoke(app, [*ask, *more])
+        assert isinstance(said.exception, ConfigurationError) or said.exit_code
+        assert "does not go with" in str(said.exception or said.output)

@@ -256,13 +256,13 @@ def saved(head, folder):
 def test_words_without_a_head_say_how_to_train_one(embedded, tmp_path):
     problem = refused(embedded, tmp_path)
     assert problem.what == "there is no aligned head"
-    assert "skyvec train text" in problem.remedy
+    assert "skyvec_training text" in problem.remedy
     assert "pooled = true" in problem.remedy
 
 
 def test_a_head_without_words_says_how_to_train_one(two_sides):
     collection, head, _ = two_sides
-    with pytest.raises(ConfigurationError, match=r"aligns image and numbers, no words.*train text"):
+    with pytest.raises(ConfigurationError, match=r"aligns image and numbers, no words.*training text"):
         search_words(collection, "galaxy", head=head, extension="images")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
+import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,13 @@ from hypothesis import strategies as st
 
 from skyvec.stage.leaf_writer import ROW_GROUP_ROWS, LeafWriter
 from skyvec.stage.row_truth import vector_batches
+from skyvec.vector_pages.chunks import Chunk
+from skyvec.vector_pages.data_pages import DataPages, Form
 from skyvec.vector_pages.decoded import DecodedVectors
 from skyvec.vector_pages.levels import OtherLayoutError, decode_levels
 from skyvec.vector_pages.opening import open_vectors
-from skyvec.vector_pages.pages import NotMappable, VectorPages, _Chunk, _Form
+from skyvec.vector_pages.pages import NotMappable, VectorPages
+from skyvec.vector_pages.reading import Window
 from skyvec.vector_pages.thrift import read_struct
 from skyvec_schemas.errors import ContractError, MissingColumnError
 from skyvec_schemas.vectors import tensor_array, tensor_values
@@ -91,6 +95,7 @@ def test_pages_hold_what_pyarrow_reads(tmp_path, rows, dim, dtype, nulls, block,
     for vectors in (pages, decoded):
         assert (vectors.dim, vectors.dtype) == (dim, np.dtype(dtype))
         assert same_as_pyarrow(vectors, column, rows=block)
+        assert same_as_pyarrow(vectors, column, rows=block, reuse=True)
         for row in {0, rows // 3, rows - 1} & set(range(rows)):
             found, wanted = vectors.row(row), column[row].as_py()
             assert (found is None) == (wanted is None)
@@ -116,19 +121,23 @@ def varint(value: int) -> bytes:
     return bytes([value]) if value < 0x80 else bytes([value & 0x7F | 0x80]) + varint(value >> 7)
 
 
-def spans_of(pages: list[bytes], entries: int, dim: int) -> tuple[mmap.mmap, list]:
+def spans_of(place: Path, pages: list[bytes], entries: int, dim: int) -> tuple[BinaryIO, list]:
     content = b"PAR1" + b"".join(pages)
-    mapped = mmap.mmap(-1, len(content))
-    mapped[:] = content
-    form = _Form(index=0, dim=dim, dtype=np.dtype("<f4"), highest=3, nullable=True)
+    place.write_bytes(content)
+    form = Form(index=0, dim=dim, dtype=np.dtype("<f4"), highest=3, nullable=True)
     chunk = SimpleNamespace(
         compression="UNCOMPRESSED", has_dictionary_page=False, num_values=entries,
         data_page_offset=4, total_compressed_size=len(content) - 4,
     )  # fmt: skip
-    return mapped, _Chunk(form, chunk, memoryview(mapped), 0).spans()
+    file = place.open("rb", buffering=0)
+    try:
+        return file, Chunk(form, chunk, DataPages(form, Window(file)), 0).spans()
+    except (ValueError, OtherLayoutError):
+        file.close()
+        raise
 
 
-def test_a_row_that_pages_share_is_put_together():
+def test_a_row_that_pages_share_is_put_together(tmp_path):
     """The format allows it in pages of version 1; pyarrow ends its pages with a row."""
     values = np.arange(15, dtype="<f4")
     pages = [
@@ -138,12 +147,13 @@ def test_a_row_that_pages_share_is_put_together():
         page_v1([1, 0, 1, 1], [3, 3, 3, 3], values[8:12]),
         page_v1([0, 1, 1], [3, 3, 3], values[12:]),
     ]
-    mapped, spans = spans_of(pages, entries=17, dim=3)
+    file, spans = spans_of(tmp_path / "v", pages, entries=17, dim=3)
     assert [len(span.pieces) for span in spans] == [1, 3, 1, 2, 1, 1]
-    vectors = VectorPages(mapped, [spans], dim=3, dtype=np.dtype("<f4"))
-    found, null = read(vectors)
-    assert null.tolist() == [False, False, True, True, False, False, False]
-    assert found[~null].tolist() == values.reshape(5, 3).tolist()
+    vectors = VectorPages(file, [spans], dim=3, dtype=np.dtype("<f4"))
+    for reuse in (False, True):
+        found, null = read(vectors, reuse=reuse)
+        assert null.tolist() == [False, False, True, True, False, False, False]
+        assert found[~null].tolist() == values.reshape(5, 3).tolist()
     assert [vectors.row(row) is None for row in range(7)] == null.tolist()
     assert vectors.row(4).tolist() == [6, 7, 8]
 
@@ -160,13 +170,13 @@ def test_a_row_that_pages_share_is_put_together():
         ([[0, 1, 1]], [[3, 3, 1]], "nulls within vectors"),
     ],
 )
-def test_rows_of_another_shape_are_no_rows(repetition, definition, reason):
+def test_rows_of_another_shape_are_no_rows(tmp_path, repetition, definition, reason):
     pages = [
         page_v1(r, d, np.zeros(d.count(3), "<f4"))
         for r, d in zip(repetition, definition, strict=True)
     ]
     with pytest.raises((ValueError, OtherLayoutError), match=reason):
-        spans_of(pages, entries=sum(map(len, repetition)), dim=3)
+        spans_of(tmp_path / "v", pages, entries=sum(map(len, repetition)), dim=3)
 
 
 def test_blocks_are_views_of_the_file_that_nobody_can_write_to(tmp_path):
@@ -175,6 +185,30 @@ def test_blocks_are_views_of_the_file_that_nobody_can_write_to(tmp_path):
     assert not block.values.flags.owndata
     assert not block.values.flags.writeable
     assert block.values.shape == (3000, 16)
+
+
+def test_a_scan_reads_whole_row_groups_into_the_same_memory(tmp_path):
+    column = write(
+        tmp_path / "v.parquet", vectors_of(3000, 16, nulls=0.01), row_group_size=1000,
+        data_page_size=2000, write_batch_size=50,
+    )  # fmt: skip
+    vectors = VectorPages.open(tmp_path / "v.parquet", "v")
+    assert len(vectors._spans) > 30
+    blocks = list(vectors.blocks(rows=1000, reuse=True))
+    assert [block.first_row for block in blocks] == [0, 1000, 2000]
+    assert len({block.values.ctypes.data for block in blocks}) == 1
+    assert all(block.values.flags.aligned for block in blocks)
+    last = [vector for vector in column.slice(2000).to_pylist() if vector]
+    assert blocks[-1].values.tolist() == last
+
+
+def test_a_file_that_is_cut_short_while_it_is_read(tmp_path):
+    write(tmp_path / "v.parquet", vectors_of(3000, 16), row_group_size=1000)
+    blocks = VectorPages.open(tmp_path / "v.parquet", "v").blocks(reuse=True)
+    next(blocks)
+    os.truncate(tmp_path / "v.parquet", 40_000)
+    with pytest.raises(ContractError, match=r"v\.parquet: was cut short while it was read"):
+        list(blocks)
 
 
 def test_row_groups_can_be_chosen(tmp_path):
@@ -308,7 +342,7 @@ def test_a_file_that_is_cut_short(tmp_path):
 @given(st.binary(max_size=40))
 def test_headers_of_noise_end_in_an_error_or_a_struct(content):
     try:
-        fields, place = read_struct(memoryview(content), 0)
+        fields, place = read_struct(content)
     except ValueError:
         return
     assert place <= len(content)
@@ -318,7 +352,7 @@ def test_headers_of_noise_end_in_an_error_or_a_struct(content):
 def test_headers_without_end_are_refused():
     for content in (b"\x1c" * 100, b"\x19\xfc" + b"\xff" * 30, b"\x15" + b"\x80" * 20 + b"\x00"):
         with pytest.raises(ValueError, match="header"):
-            read_struct(memoryview(content), 0)
+            read_struct(content)
 
 
 @given(st.binary(max_size=20), st.integers(1, 8), st.integers(0, 50))

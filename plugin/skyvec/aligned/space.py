@@ -29,8 +29,8 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 
 HEAD_FILE = "head.safetensors"
 _TRAIN = (
-    "Train one: skyvec train text TOKENS --model MODEL --recipe text.toml --captions CATALOG "
-    "--out FOLDER, with pooled = true in the recipe"
+    "Train one: python -m skyvec_training text TOKENS --model MODEL --recipe text.toml "
+    "--captions CATALOG --out FOLDER, with pooled = true in the recipe"
 )
 
 
@@ -185,7 +185,7 @@ def _read(path: str) -> AlignmentHead:
         raise WeightsError(
             str(problem).splitlines()[0],
             where=path,
-            remedy="Give the head.safetensors that skyvec train text or align wrote",
+            remedy="Give the head.safetensors that `python -m skyvec_training text` or `align` wrote",
         ) from problem
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -11,9 +11,13 @@ import typer
 
 from skyvec.commands.answers import GalleryOption, LabelsOption, SaveOption, hand_out
 from skyvec.commands.options import Catalog, ExtensionOption
+from skyvec_schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from skyvec.answers.answer import Answer
+    from skyvec.search.query import Query
 
 _WHAT, _AMONG, _WHERE = "What to search for", "Among which objects", "Where it runs"
 
@@ -70,6 +74,10 @@ def search(
     moc: Annotated[
         Path | None, typer.Option(rich_help_panel=_AMONG, help="File of a coverage map.")
     ] = None,
+    approximate: Annotated[  # noqa: FBT002  # a flag
+        bool,
+        typer.Option("--approximate", help="By the index of `skyvec index`; says what it misses."),
+    ] = False,
     extension: ExtensionOption = None,
     save: SaveOption = None,
     gallery: GalleryOption = None,
@@ -92,6 +100,12 @@ def search(
     vector = None
     if image is not None:
         vector = encode(catalog, image, model=model, survey=survey, extension=extension)
+    if approximate:
+        asked = {"unlike": unlike, "at": at, "where": where, "cone": cone, "moc": moc,
+                 "center": center, "scheduler": scheduler, "workers": workers}  # fmt: skip
+        found = _approximately(catalog, like, vector, metric, extension, k=k, asked=asked)
+        hand_out(found, save=save, gallery=gallery, labels=labels, shown=k)
+        return
     with _cluster(scheduler, workers) as client:
         found = find(
             catalog, like=like or None, unlike=unlike or (), at=at, vector=vector, k=k,
@@ -99,6 +113,34 @@ def search(
             cone=cone, moc=moc, client=client,
         )  # fmt: skip
     hand_out(found, save=save, gallery=gallery, labels=labels, shown=k)
+
+
+def _approximately(
+    catalog: str,
+    like: list[str] | None,
+    vector: Query | None,
+    metric: str,
+    extension: str | None,
+    *,
+    k: int,
+    asked: Mapping[str, object],
+) -> Answer:
+    """A search by the index; an option that the index knows nothing of is an error."""
+    from skyvec.search.approximate import ApproximateIndex
+
+    index = ApproximateIndex.open(catalog, extension=extension)
+    foreign = [f"--{name}" for name, value in asked.items() if value]
+    if like and len(like) > 1:
+        foreign.append("several --like")
+    if metric != index.metric:
+        foreign.append(f"--metric {metric} (the index is of {index.metric})")
+    if foreign:
+        raise ConfigurationError(
+            f"does not go with {', '.join(foreign)}",
+            where="--approximate",
+            remedy="Leave --approximate out: the exact search takes all of them",
+        )
+    return index.search(like=like[0] if like else None, vector=vector, k=k)
 
 
 @contextmanager

@@ -202,7 +202,8 @@ class VectorEstimator(BaseEstimator):
             raise ConfigurationError(
                 "attends to tokens, of which an extension holds only the mean",
                 where="kind 'attentive'",
-                remedy="Run `skyvec tokenize`, then `skyvec train pool TOKENS --labels CATALOG`: "
+                remedy="Run `skyvec tokenize`, then `python -m skyvec_training pool TOKENS "
+                "--labels CATALOG`: "
                 "its pool.safetensors predicts the targets, and Model.embed(pooling=...) takes it",
             )
         if self.kind not in KINDS:

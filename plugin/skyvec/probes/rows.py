@@ -21,6 +21,9 @@ from skyvec_schemas.errors import ConfigurationError
 
 Floats = NDArray[np.floating]
 
+_TOGETHER = 1024
+"""Vectors read at a time: few enough for the processor's cache."""
+
 
 class Rows(Protocol):
     """Labelled vectors, in pieces that can be taken one by one, again and again."""
@@ -48,7 +51,10 @@ class Rows(Protocol):
         piece: Any,  # noqa: ANN401
         wanted: NDArray[np.bool_],
     ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-        """Wanted rows of a piece and their vectors; rows without a vector are left out."""
+        """Wanted rows of a piece and their vectors; rows without a vector are left out.
+
+        Vectors may be written over once the next are asked for.
+        """
 
 
 @dataclass(kw_only=True)
@@ -173,14 +179,18 @@ def array_rows(
 def wanted_vectors(
     leaf: Path, column: str, wanted: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-    """Wanted rows of one file that have a vector; row groups without any are not touched."""
+    """Wanted rows of one file that have a vector; row groups without any are not touched.
+
+    Each yield may write over the vectors of the one before.
+    """
     if not wanted.any():
         return
     with pq.ParquetFile(leaf) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
         ends = np.cumsum(sizes)
         groups = [g for g, end in enumerate(ends) if wanted[end - sizes[g] : end].any()]
-        for block in open_vectors(leaf, column, file=file).blocks(groups=groups):
+        vectors = open_vectors(leaf, column, file=file)
+        for block in vectors.blocks(groups=groups, rows=_TOGETHER, reuse=True):
             asked = wanted[block.first_row : block.first_row + len(block.null)]
             rows = block.first_row + np.flatnonzero(asked & ~block.null)
             keep = asked[~block.null]

@@ -205,8 +205,8 @@ class Gather:
                 sums.add(vectors, labels[rows], self.folds.of(blocks[rows]))
             some = drawn[rows]
             if some.any():
-                # Copied, since pages may leave memory with the next block.
-                kept.append((np.array(vectors[some]), rows[some]))
+                # A copy, since the next vectors may be written over these.
+                kept.append((vectors[some], rows[some]))
             if not self.products:
                 not_finite += int((~np.isfinite(vectors).all(1)).sum())
         dim = self.rows.dim

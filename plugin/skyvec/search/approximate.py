@@ -179,9 +179,9 @@ class ApproximateIndex:
                 "give either an id or a vector", where="search", remedy="Pass like= or vector="
             )
         if like is not None:
-            own, object_ = find_objects(vectors, [like])
+            liked, object_ = find_objects(vectors, [like])
             query = Query(
-                vectors=own,
+                vectors=liked,
                 asked={"like": str(like)},
                 examples=object_.append_column("role", pa.array(["like"])),
             )

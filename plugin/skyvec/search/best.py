@@ -20,19 +20,6 @@ _SPARE = 1 << 16
 """Rows of equal score that are kept before ids decide between them."""
 
 
-class Floor:
-    """Scores (Q,) that a row must reach: the k-th best that any thread has seen."""
-
-    def __init__(self, queries: int) -> None:
-        self.scores = np.full(queries, -np.inf)
-        self._lock = Lock()
-
-    def raise_to(self, scores: Doubles) -> None:
-        """Take in what a thread has found."""
-        with self._lock:
-            self.scores = np.maximum(self.scores, scores)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidates:
     """Rows of one file that may be in the answer."""
@@ -68,6 +55,41 @@ class Candidates:
         return Candidates(query=self.query[places], score=self.score[places], row=self.row[places])
 
 
+class Floor:
+    """Scores that a row must reach: the k-th best of each query that any thread has seen."""
+
+    def __init__(self, queries: int, k: int) -> None:
+        self.scores = np.full(queries, -np.inf)
+        """(Q,)"""
+        self._k, self._lock = k, Lock()
+        self._best = Candidates.none()
+        self._new: list[Candidates] = []
+        self._count = 0
+        # Seldom enough to cost little, often enough that few rows are looked at for nothing.
+        self._patience = max(1, queries * k // 8)
+
+    def add(self, found: Candidates) -> None:
+        """Take in rows that a thread has found, each once."""
+        with self._lock:
+            self._new.append(found)
+            self._count += len(found)
+            if self._count >= self._patience:
+                self._raise()
+
+    def reached_by(self, found: Candidates) -> Candidates:
+        """Those that may still be in the answer."""
+        return found.take(np.flatnonzero(found.score >= self.scores[found.query]))
+
+    def _raise(self) -> None:
+        found = Candidates.joined([self._best, *self._new]).sorted()
+        rank = np.arange(len(found)) - np.searchsorted(found.query, found.query)
+        self._best = found.take(np.flatnonzero(rank < self._k))
+        last = found.take(np.flatnonzero(rank == self._k - 1))
+        scores = self.scores.copy()
+        scores[last.query] = last.score
+        self.scores, self._new, self._count = scores, [], 0
+
+
 class Best:
     """Candidates of one file.
 
@@ -95,8 +117,10 @@ class Best:
         keep = score >= self.floor[query]
         if not keep.any():
             return
-        self._new.append(Candidates(query=query[keep], score=score[keep], row=row[keep]))
-        self._count += int(keep.sum())
+        found = Candidates(query=query[keep], score=score[keep], row=row[keep])
+        self._floor.add(found)
+        self._new.append(found)
+        self._count += len(found)
         if self._count >= len(self.floor) * self._k:
             self._prune()
 
@@ -106,15 +130,8 @@ class Best:
         return self._kept
 
     def _prune(self) -> None:
-        queries = len(self.floor)
-        kept = Candidates.joined([self._kept, *self._new]).sorted()
-        floor, starts = np.full(queries, -np.inf), np.searchsorted(kept.query, np.arange(queries))
-        counts = np.diff(starts, append=len(kept))
-        full = counts >= self._k
-        floor[full] = kept.score[starts[full] + self._k - 1]
-        self._floor.raise_to(floor)
-        kept = kept.take(np.flatnonzero(kept.score >= self.floor[kept.query]))
-        if len(kept) > queries * self._k + _SPARE:
+        kept = self._floor.reached_by(Candidates.joined([self._kept, *self._new]).sorted())
+        if len(kept) > len(self.floor) * self._k + _SPARE:
             ids = self._ids_of(kept.row)
             kept = kept.take(first_of_each(kept.query, kept.score, ids, self._k))
         self._kept, self._new, self._count = kept, [], 0

@@ -62,7 +62,7 @@ def mean_vector(vectors: VectorCatalog, head: Head | None = None) -> NDArray[np.
     for pixel in vectors.release.pixels:
         path = vectors.release.leaf(pixel)
         with pq.ParquetFile(path) as file:
-            for block in open_vectors(path, vectors.name, file=file).blocks():
+            for block in open_vectors(path, vectors.name, file=file).blocks(reuse=True):
                 rows = torch.from_numpy(block.values).float()
                 if head is not None:
                     rows = torch.from_numpy(np.asarray(head(rows.numpy())))

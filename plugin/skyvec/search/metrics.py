@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skyvec.search.half_cosines import HalfCosines, by_numkong
 from skyvec_schemas.errors import ConfigurationError
 
 Metric = Literal["cosine", "l2", "inner_product"]
@@ -26,8 +27,10 @@ Doubles: TypeAlias = NDArray[np.float64]
 
 _TINY, _HUGE = 1e-12, 1e15
 """Lengths beyond which squares leave float32's range and the bound says nothing."""
+_TOGETHER = 512
+"""Rows scored at a time: few enough for the processor's cache."""
 _PAIRS = 128
-"""Rows scored in float64 at a time: few enough for the processor's cache."""
+"""The same in float64."""
 
 with warnings.catch_warnings():
     # Said once a process, of arrays over a file that nobody writes to.
@@ -91,6 +94,7 @@ class Scorer:
                 )
             wanted = wanted / self._reach[:, None]
         self._wanted = wanted
+        self._halves = self._of_halves()
         self._columns = {
             kind: np.ascontiguousarray(wanted.T.astype(kind)) for kind in (np.float32, np.float64)
         }
@@ -98,13 +102,13 @@ class Scorer:
 
     def score(self, values: Floats) -> Scores:
         """Upper ends of the scores of rows (n, dim)."""
-        rows = self._moved(values)
-        kind = rows.dtype.type
+        if self._halves and values.dtype == np.float16:
+            return self._score_halves(values, self._halves)
+        kind = np.float64 if values.dtype == np.float64 else np.float32
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            squares = np.vecdot(rows, rows)
+            products, squares = self._products(values, kind)
             lengths = np.sqrt(squares)
-            products = rows @ self._columns[kind]
-            slack = self._slack(lengths, rows.shape[1], kind)
+            slack = self._slack(lengths, values.shape[1], kind)
             if self.metric == "cosine":
                 products /= lengths[:, None]
             elif self.metric == "l2":
@@ -115,8 +119,39 @@ class Scorer:
         odd = ~((lengths > _TINY) & (lengths < _HUGE))
         if odd.any():
             products[odd], slack[odd] = np.inf, np.inf
-            lengths[odd] = np.sqrt(np.vecdot(rows[odd].astype(np.float64), rows[odd]))
+            rows = self._moved(values[odd])
+            lengths[odd] = np.sqrt(np.vecdot(rows.astype(np.float64), rows))
         return Scores(upper=products, slack=slack, lengths=lengths)
+
+    def _products(self, values: Floats, kind: type[Any]) -> tuple[Floats, Floats]:
+        """With the queries (n, Q), and with themselves (n,)."""
+        products = np.empty((len(values), len(self._wanted)), kind)
+        squares = np.empty(len(values), kind)
+        for start in range(0, len(values), _TOGETHER):
+            some = slice(start, start + _TOGETHER)
+            rows = self._moved(values[some])
+            np.vecdot(rows, rows, out=squares[some])
+            np.matmul(rows, self._columns[kind], out=products[some])
+        return products, squares
+
+    def _of_halves(self) -> HalfCosines | None:
+        """Of many queries at once the products of matrices cost less."""
+        if self.metric != "cosine" or self._origin is not None or len(self._wanted) > 1:
+            return None
+        distances = by_numkong()
+        return HalfCosines(self._wanted[0], distances) if distances else None
+
+    @staticmethod
+    def _score_halves(values: Floats, halves: HalfCosines) -> Scores:
+        upper, odd = halves.of(values)
+        slack = np.full(len(values), _share(values.shape[1], np.float32) + halves.slack, np.float32)
+        upper += slack
+        lengths = np.ones(len(values), np.float32)
+        if odd.any():
+            rows = values[odd].astype(np.float64)
+            lengths[odd] = np.sqrt(np.vecdot(rows, rows))
+            upper[odd], slack[odd] = np.inf, np.inf
+        return Scores(upper=upper[:, None], slack=slack, lengths=lengths)
 
     def exact(self, values: Floats, query: NDArray[np.int64]) -> Doubles:
         """Scores (p,) in float64 of rows (p, dim), each for the query (p,) beside it.
@@ -152,8 +187,7 @@ class Scorer:
         A product of two vectors is off by at most ``dim`` roundings of the product of their
         lengths, whatever the order of summation; a length by half as many.
         """
-        unit = float(np.finfo(kind).eps) / 2
-        share = (1.5 * dim + 32) * unit * (2 if kind is np.float64 else 1)
+        share = _share(dim, kind)
         if self.metric == "cosine":
             return np.full(len(lengths), share, kind)
         if self.metric == "inner_product":
@@ -169,11 +203,21 @@ class Scorer:
         if scratch is None or len(scratch) < len(values):
             scratch = self._scratch[kind] = torch.empty(values.shape, dtype=kind)
         # torch's conversion of float16 is thirty times as fast as numpy's.
-        rows = scratch[: len(values)].copy_(torch.from_numpy(values))
+        rows, stored = scratch[: len(values)], torch.from_numpy(values)
+        if self._origin is None:
+            rows.copy_(stored)
+        else:
+            torch.sub(stored, torch.from_numpy(self._origin), out=rows)
         moved: Floats = rows.numpy()
-        if self._origin is not None:
-            moved -= self._origin
         return moved
+
+
+def _share(dim: int, kind: type[Any]) -> float:
+    """Of the product of two lengths, that a sum of ``dim`` products may be off by; with some to
+    spare for what is done to the sum.
+    """
+    unit = float(np.finfo(kind).eps) / 2
+    return (1.5 * dim + 32) * unit * (2 if kind is np.float64 else 1)
 
 
 def columns_of(metric: Metric, score: Doubles) -> dict[str, Doubles]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from hats.pixel_math.healpix_pixel import HealpixPixel
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.search.best import Floor, first_of_each
 from skyvec.search.filters import CatalogFilters
-from skyvec.search.scan import LeafAnswer, LeafTask, Question, scan
+from skyvec.search.scan import LeafAnswer, LeafTask, Question, scan, table_of
 from skyvec_schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 AHEAD = 8
 """Files that are on their way, for each worker, or in all on threads."""
+_WAITING = 1 << 14
+"""Rows of answers that are put in order at a time."""
 SHARE_ROWS = 1 << 16
 """Rows of a file for which a thread of its own is worth opening it again."""
 
@@ -38,7 +41,7 @@ class Ranking:
     """The k best rows of each query, query by query, best first."""
 
     table: pa.Table
-    """See `LeafAnswer.table`."""
+    """See `table_of`."""
     searched: int
     """Vectors that were compared."""
     null: int
@@ -65,13 +68,9 @@ def rank(
     pixels = filters.pixels()
     threads = threads or os.cpu_count() or 1
     if client is None:
-        answers = _on_threads(_tasks(vectors, filters, pixels, threads), question, threads)
-    else:
-        answers = _on_cluster(_tasks(vectors, filters, pixels, 1), question, client)
-    merged = _Merged(question.k)
-    for answer in answers:
-        merged.add(answer)
-    return merged.ranking()
+        tasks = _tasks(vectors, filters, pixels, threads)
+        return _on_threads(tasks, question, _Merged(question), threads)
+    return _on_cluster(_tasks(vectors, filters, pixels, 1), question, _Merged(question), client)
 
 
 def _tasks(
@@ -100,9 +99,14 @@ def _shares(
 
 
 def _on_threads(
-    tasks: Iterator[LeafTask], question: Question, threads: int
-) -> Iterator[LeafAnswer]:
-    floor = Floor(len(question.queries))
+    tasks: Iterator[LeafTask], question: Question, merged: _Merged, threads: int
+) -> Ranking:
+    floor = Floor(len(question.queries), question.k)
+    held: list[LeafAnswer] = []
+
+    def table(answer: LeafAnswer) -> pa.Table:
+        return table_of(answer.task, floor.reached_by(answer.rows), question)
+
     with one_thread_each(), ThreadPoolExecutor(threads) as pool:
         # Few at a time, since what waits to be merged takes memory.
         waiting = deque(
@@ -110,15 +114,22 @@ def _on_threads(
         )
         try:
             while waiting:
-                yield waiting.popleft().result()
+                answer = waiting.popleft().result()
                 waiting.extend(pool.submit(scan, t, question, floor) for t in islice(tasks, 1))
+                merged.count(answer)
+                held.append(answer)
+                # The later ids are looked up, the fewer rows are left to look them up of.
+                if not waiting or sum(len(each.rows) for each in held) > merged.most:
+                    merged.add(pool.map(table, held))
+                    held = []
         finally:
             pool.shutdown(cancel_futures=True)
+    return merged.ranking()
 
 
 def _on_cluster(
-    tasks: Iterator[LeafTask], question: Question, client: Client
-) -> Iterator[LeafAnswer]:
+    tasks: Iterator[LeafTask], question: Question, merged: _Merged, client: Client
+) -> Ranking:
     from distributed import as_completed
 
     shared = client.scatter(question, broadcast=True)
@@ -129,14 +140,24 @@ def _on_cluster(
 
     running = as_completed([submit(task) for task in islice(tasks, ahead)])
     for future in running:
-        yield future.result()
+        answer, table = future.result()
+        merged.count(answer)
+        merged.add([table])
         for task in islice(tasks, 1):
             running.add(submit(task))
+    return merged.ranking()
 
 
-def _scan_alone(task: LeafTask, question: Question) -> LeafAnswer:
+def _scan_alone(task: LeafTask, question: Question) -> tuple[LeafAnswer, pa.Table]:
     with one_thread_each():
-        return scan(task, question)
+        answer = scan(task, question)
+        return answer, table_of(task, answer.rows, question)
+
+
+@cache
+def _pools() -> ThreadpoolController:
+    """Looked for once, which takes as long as to search some ten thousand vectors."""
+    return ThreadpoolController()
 
 
 @contextmanager
@@ -145,30 +166,42 @@ def one_thread_each() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with _pools().limit(limits=1):
             yield
     finally:
         torch.set_num_threads(before)
 
 
 class _Merged:
-    def __init__(self, k: int) -> None:
-        self._k = k
+    def __init__(self, question: Question) -> None:
+        self._k = question.k
+        self.most = _WAITING + 2 * len(question.queries) * question.k
+        """Rows that wait to be put in order."""
         self._table: pa.Table | None = None
+        self._new: list[pa.Table] = []
         self._searched = self._null = self._zero = 0
 
-    def add(self, answer: LeafAnswer) -> None:
-        if len(answer.table) or self._table is None:
-            parts = [answer.table] if self._table is None else [self._table, answer.table]
-            table = pa.concat_tables(parts)
-            query, score = (table.column(name).to_numpy() for name in ("query", "score"))
-            best = first_of_each(query, score, table.column("id"), self._k)
-            self._table = table.take(pa.array(best)).combine_chunks()
+    def count(self, answer: LeafAnswer) -> None:
         self._searched += answer.searched
         self._null += answer.null
         self._zero += answer.zero
 
+    def add(self, tables: Iterable[pa.Table]) -> None:
+        for table in tables:
+            self._new.append(table)
+            if sum(map(len, self._new)) > self.most:
+                self._merge()
+
     def ranking(self) -> Ranking:
-        if self._table is None:
+        table = self._merge()
+        return Ranking(table=table, searched=self._searched, null=self._null, zero=self._zero)
+
+    def _merge(self) -> pa.Table:
+        parts = [*([] if self._table is None else [self._table]), *self._new]
+        if not parts:
             raise ConfigurationError("has no partitions", where="catalog", remedy="Embed it first")
-        return Ranking(table=self._table, searched=self._searched, null=self._null, zero=self._zero)
+        table = pa.concat_tables(parts)
+        query, score = (table.column(name).to_numpy() for name in ("query", "score"))
+        best = first_of_each(query, score, table.column("id"), self._k)
+        self._table, self._new = table.take(pa.array(best)).combine_chunks(), []
+        return self._table

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from skyvec.search.best import Best, Floor, Places
+from skyvec.search.best import Best, Candidates, Floor, Places
 from skyvec.search.filters import LeafFilter
 from skyvec.search.metrics import Doubles, Floats, Metric, Scorer
 from skyvec.search.rows import read_rows
@@ -22,7 +24,7 @@ from skyvec_schemas.errors import ContractError
 Head = Callable[[Floats], Floats]
 """Vectors (rows, dim) as stored -> vectors (rows, width) as compared, in whatever way."""
 
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 2048
 """Looked at together: few enough for the processor's cache."""
 
 
@@ -58,9 +60,9 @@ class LeafTask:
 class LeafAnswer:
     """What one task found."""
 
-    table: pa.Table
-    """Rows that may be in the answer: ``query``, ``score``, ``id``, ``ra``, ``dec``, ``pixel`` as
-    in `LeafTask.place`, ``row`` of the file."""
+    task: LeafTask
+    rows: Candidates
+    """That may be in the answer."""
     searched: int
     """Vectors that were compared."""
     null: int
@@ -77,8 +79,25 @@ def scan(task: LeafTask, question: Question, floor: Floor | None = None) -> Leaf
     ContractError
         If a vector holds NaN or infinity, or the file is damaged.
     """
+    floor = floor or Floor(len(question.queries), question.k)
     with pq.ParquetFile(task.path) as file:
-        return _Scan(task, question, floor or Floor(len(question.queries)), file).run()
+        return _Scan(task, question, floor, file).run()
+
+
+def table_of(task: LeafTask, rows: Candidates, question: Question) -> pa.Table:
+    """Rows with what tells them apart: ``query``, ``score``, ``id``, ``ra``, ``dec``, ``pixel`` as
+    in `LeafTask.place`, ``row`` of the file.
+    """
+    names = [question.id_column, question.ra_column, question.dec_column]
+    with pq.ParquetFile(task.path, pre_buffer=False) as file:
+        facts = read_rows(file, names, rows.row)
+    return pa.table(
+        {
+            "query": rows.query, "score": rows.score, "id": facts.column(0),
+            "ra": facts.column(1), "dec": facts.column(2),
+            "pixel": np.full(len(rows), task.place, np.int64), "row": rows.row,
+        }
+    )  # fmt: skip
 
 
 class _Scan:
@@ -87,50 +106,38 @@ class _Scan:
     ) -> None:
         self.task, self.question, self.file = task, question, file
         self.scorer = Scorer(question.queries, question.metric, center=question.center)
+        # Not a method: what refers to itself keeps its memory until Python looks for such rings.
+        self.ids_of = partial(_ids_of, file, question.id_column)
         self.best = Best(question.k, floor, self.ids_of)
-        self.ends = np.cumsum(
-            [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)],
-            dtype=np.int64,
-        )
-        self.starts = np.concatenate([[0], self.ends])[:-1].astype(np.int64)
         self.searched = self.null = self.zero = 0
 
     def run(self) -> LeafAnswer:
         wanted = self.task.filter.rows(self.file) if self.task.filter else None
         vectors = open_vectors(self.task.path, self.question.column, file=self.file)
-        for block in vectors.blocks(groups=self._groups(wanted), rows=BLOCK_ROWS):
+        groups = self._groups(wanted)
+        for block in vectors.blocks(groups=groups, rows=BLOCK_ROWS, reuse=True):
             values, rows = self._chosen(block, wanted)
             if len(rows):
                 self._take(values, rows)
         return LeafAnswer(
-            table=self._table(), searched=self.searched, null=self.null, zero=self.zero
-        )
-
-    def ids_of(self, rows: Places) -> pa.Array:
-        """Ids of some rows; decodes only the row groups that hold them."""
-        return read_rows(self.file, [self.question.id_column], rows).column(0).combine_chunks()
-
-    def _table(self) -> pa.Table:
-        found, question = self.best.found(), self.question
-        names = [question.id_column, question.ra_column, question.dec_column]
-        facts = read_rows(self.file, names, found.row)
-        return pa.table(
-            {
-                "query": found.query, "score": found.score, "id": facts.column(0),
-                "ra": facts.column(1), "dec": facts.column(2),
-                "pixel": np.full(len(found), self.task.place, np.int64), "row": found.row,
-            }
+            task=self.task, rows=self.best.found(), searched=self.searched, null=self.null,
+            zero=self.zero,
         )  # fmt: skip
 
     def _groups(self, wanted: NDArray[np.bool_] | None) -> tuple[int, ...] | None:
         """Row groups in which a row is wanted; the pages of others are never touched."""
         if wanted is None:
             return self.task.groups
-        groups = range(len(self.ends)) if self.task.groups is None else self.task.groups
-        return tuple(g for g in groups if wanted[self.starts[g] : self.ends[g]].any())
+        metadata = self.file.metadata
+        every = range(metadata.num_row_groups)
+        bounds = [0, *accumulate(metadata.row_group(g).num_rows for g in every)]
+        groups = every if self.task.groups is None else self.task.groups
+        return tuple(g for g in groups if wanted[bounds[g] : bounds[g + 1]].any())
 
     def _chosen(self, block: Block, wanted: NDArray[np.bool_] | None) -> tuple[Floats, Places]:
         """Vectors to look at, and their rows."""
+        if wanted is None and len(block.values) == len(block.null):
+            return block.values, np.arange(block.first_row, block.first_row + len(block.null))
         there = ~block.null
         rows = block.first_row + np.flatnonzero(there)
         if wanted is None:
@@ -171,3 +178,8 @@ class _Scan:
                 where=f"{self.task.path}, row {rows[bad][0]}",
                 remedy="`skyvec verify` lists what is damaged; embed this pixel again",
             )
+
+
+def _ids_of(file: pq.ParquetFile, column: str, rows: Places) -> pa.Array:
+    """Ids of some rows; decodes only the row groups that hold them."""
+    return read_rows(file, [column], rows).column(0).combine_chunks()

@@ -48,9 +48,13 @@ class DecodedVectors:
         self.dim: int = kind.list_size if fixed else self._width_of_first()
 
     def blocks(
-        self, *, groups: Sequence[int] | None = None, rows: int = BLOCK_ROWS
+        self,
+        *,
+        groups: Sequence[int] | None = None,
+        rows: int = BLOCK_ROWS,
+        reuse: bool = False,  # noqa: ARG002
     ) -> Iterator[Block]:
-        """All vectors in order; see `VectorPages.blocks`."""
+        """All vectors in order; see `VectorPages.blocks`. Each has memory of its own."""
         for group in range(len(self._ends)) if groups is None else groups:
             first_row = self._first_row(group)
             for batch in self._place.batches(self._chunks, rows=rows, groups=[group]):

@@ -21,9 +21,13 @@ class Vectors(Protocol):
     dtype: np.dtype[Any]
 
     def blocks(
-        self, *, groups: Sequence[int] | None = None, rows: int = BLOCK_ROWS
+        self,
+        *,
+        groups: Sequence[int] | None = None,
+        rows: int = BLOCK_ROWS,
+        reuse: bool = False,
     ) -> Iterator[Block]:
-        """All vectors in order, or those of some row groups."""
+        """All vectors in order, or those of some row groups; see `VectorPages.blocks`."""
 
     def row(self, row: int) -> NDArray[np.floating] | None:
         """The vector (dim,) of one row, None if it is null."""

@@ -6,6 +6,7 @@ pyarrow reads page headers but shows none of them. Format: Apache Thrift,
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeAlias
 
 Fields: TypeAlias = "dict[int, int | Fields]"
@@ -17,15 +18,17 @@ _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 7, 8, 9,
 _INTEGERS = {4, 5, 6}
 
 
-def read_struct(content: memoryview, place: int) -> tuple[Fields, int]:
-    """Read one struct; returns its fields and the place after it.
+# Full pages of one column have the same bytes here.
+@lru_cache(maxsize=64)
+def read_struct(content: bytes) -> tuple[Fields, int]:
+    """Read the struct at the beginning; returns its fields, which are shared, and its length.
 
     Raises
     ------
     ValueError
         If there is none, or it does not end within the content.
     """
-    reader = _Reader(content, place)
+    reader = _Reader(content)
     try:
         return reader.struct(_DEEPEST), reader.place
     except IndexError as problem:
@@ -33,8 +36,8 @@ def read_struct(content: memoryview, place: int) -> tuple[Fields, int]:
 
 
 class _Reader:
-    def __init__(self, content: memoryview, place: int) -> None:
-        self.content, self.place = content, place
+    def __init__(self, content: bytes) -> None:
+        self.content, self.place = content, 0
 
     def struct(self, depth: int) -> Fields:
         if not depth:
