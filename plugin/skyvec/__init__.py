@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from skyvec.version import __version__
 
 if TYPE_CHECKING:
+    from skyvec.explorer import explore
     from skyvec.models import load_model
     from skyvec.probes.probe import Probe
     from skyvec.search import search
@@ -25,6 +26,7 @@ __all__ = [
     "__version__",
     "declared_sources",
     "embed",
+    "explore",
     "load_model",
     "run",
     "search",
@@ -35,6 +37,7 @@ _HOMES = {
     "RunRecord": "skyvec.stage.run_record",
     "declared_sources": "skyvec.sources",
     "embed": "skyvec.stage.lazy",
+    "explore": "skyvec.explorer",
     "load_model": "skyvec.models",
     "run": "skyvec.stage.run",
     "search": "skyvec.search",

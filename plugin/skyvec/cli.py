@@ -12,7 +12,9 @@ import typer
 from skyvec.commands.answers import ask, show
 from skyvec.commands.bridge import bridge
 from skyvec.commands.examples import epilog, first_steps, with_examples
+from skyvec.commands.explore import explore
 from skyvec.commands.extensions import drop
+from skyvec.commands.index import index
 from skyvec.commands.models import models_app
 from skyvec.commands.neighbours import add_neighbours
 from skyvec.commands.options import Catalog, ExtensionOption, ModelOption, WorkersOption
@@ -145,7 +147,8 @@ def mock_survey(
 
 
 for command in (
-    plan, embed, tokenize, verify, drop, repack, report, doctor, bridge, search, ask, show,
+    plan, embed, tokenize, verify, drop, repack, report, explore, doctor, bridge, search, index,
+    ask, show,
 ):  # fmt: skip
     app.command(epilog=epilog(command.__name__))(command)
 

@@ -262,7 +262,9 @@ def test_words_without_a_head_say_how_to_train_one(embedded, tmp_path):
 
 def test_a_head_without_words_says_how_to_train_one(two_sides):
     collection, head, _ = two_sides
-    with pytest.raises(ConfigurationError, match=r"aligns image and numbers, no words.*training text"):
+    with pytest.raises(
+        ConfigurationError, match=r"aligns image and numbers, no words.*training text"
+    ):
         search_words(collection, "galaxy", head=head, extension="images")
 
 

@@ -96,7 +96,8 @@ def ask(
     catalog: Catalog,
     words: Annotated[str, typer.Argument(help='What to look for: "edge-on galaxy".')],
     head: Annotated[
-        Path, typer.Option(help="Aligned head: the folder of `python -m skyvec_training text --out`.")
+        Path,
+        typer.Option(help="Aligned head: the folder of `python -m skyvec_training text --out`."),
     ],
     k: Annotated[int, typer.Option("-k", help="Objects.")] = 20,
     extension: ExtensionOption = None,

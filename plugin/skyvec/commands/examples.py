@@ -32,6 +32,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "skyvec report sky --extension skyvec_tiny_v1 --out run.html",
             "skyvec report sky --extension images_only --events run.jsonl --json",
         ),
+        "explore": (
+            "skyvec explore sky --extension skyvec_tiny_v1",
+            "skyvec explore sky --extension skyvec_tiny_v1 --colour Z --export sky.html",
+        ),
         "doctor": (
             "skyvec doctor",
             "skyvec doctor --scheduler tcp://127.0.0.1:8786 --json",
@@ -63,6 +67,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "search": (
             "skyvec search sky --extension skyvec_tiny_v1 --like ID",
             "skyvec search sky --extension skyvec_tiny_v1 --like ID -k 50 --save found.parquet",
+        ),
+        "index": (
+            "skyvec index sky --extension skyvec_tiny_v1",
+            "skyvec index sky --extension skyvec_tiny_v1 --expansion 256 -k 100",
         ),
         "ask": (
             'skyvec ask sky "edge-on galaxy" --head text --extension skyvec_tiny_v1 --gallery g.html',
