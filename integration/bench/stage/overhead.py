@@ -19,7 +19,7 @@ from skyvec_schemas.embedding_columns import EmbeddingColumns
 from skyvec_schemas.survey_columns import LEGACY_SURVEY
 
 DIM = 768
-SIZES = ((12, 5000), (48, 500))
+SIZES = ((12, 5000), (192, 500))
 """Pixels and rows of each."""
 BATCH_ROWS = peers.ROW_GROUP_ROWS
 """Rows of 11 numbers: the stage's default of 128 is for rows with cutouts."""
