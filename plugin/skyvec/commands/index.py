@@ -33,7 +33,7 @@ def index(
     out.print(facts({
         "index": f"{_short(built.folder)}, {len(files) - 1} graphs, {size / 1e6:,.1f} MB",
         "measured": str(built.recall),
-        "next": f"skyvec search {catalog} --like ID --approximate",
+        "next": f"skyvec search {catalog} --extension {built.vectors.name} --like ID --approximate",
     }))  # fmt: skip
 
 
