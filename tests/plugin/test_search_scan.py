@@ -109,3 +109,14 @@ def test_a_scan_leaves_nothing_for_the_collector(embedded):
         assert not [one for one in gc.get_objects() if type(one) is Scorer]
     finally:
         gc.enable()
+
+
+@pytest.mark.usefixtures("numkong")
+def test_rows_that_do_not_lie_together_have_their_own_cosines():
+    wide = np.random.default_rng(4).normal(size=(40, 96)).astype(np.float16)
+    scorer = Scorer(np.ones((1, 32)), "cosine")
+    for rows in (wide[:, 8:40], wide[::3, :32], wide[::-1, 64:]):
+        exact = scorer.exact(np.ascontiguousarray(rows), np.zeros(len(rows), np.int64))
+        off = scorer.score(rows).upper[:, 0] - exact
+        assert (off >= 0).all()
+        assert off.max() < 1e-3

@@ -86,6 +86,18 @@ def test_the_vector_learns_what_it_is_asked_for(readout_run, store):
     assert np.mean([after[n] for n in names]) < 0.8 * np.mean([before[n] for n in names])
 
 
+def test_each_scalar_is_asked_for_its_own_code_of_its_own_object(readout_run, store):
+    batches = made(readout_run, store).batches
+    vocabulary = build_transformer(readout_run, seed=0).vocabulary
+    scalars = [vocabulary.modalities[place].token_key for place in scalar_places(vocabulary)]
+    rows = store.train.rows_of_slots(seed=0, step=3, slots=range(8), batch=8)
+    codes, asked = store.codes(rows), batches.at(3, range(8)).scalars_BS
+    assert asked.shape == (8, len(scalars))
+    for column, key in enumerate(scalars):
+        (position,) = range(vocabulary.num_positions)[vocabulary.positions[key].rows]
+        assert asked[:, column].tolist() == codes[:, position].tolist()
+
+
 def test_how_a_batch_is_split_does_not_change_the_loss(readout_run, store):
     task = made(readout_run, store)
     whole = task.read(0, range(8))

@@ -48,7 +48,7 @@ def scores_in_words(answer: Answer) -> str:
     text = f"Here {column} runs from {own.min():.3f} to {own.max():.3f}"
     sample = answer.scores
     if sample is None or not len(sample.values):
-        return f"{text}; that of the whole catalog was not kept."
+        return f"{text}; what other objects score was not looked at."
     low, middle, high = np.quantile(sample.values, (0.01, 0.5, 0.99))
     return (
         f"{text}; of the {sample.searched:,} objects searched, half lie below {middle:.3f} and "

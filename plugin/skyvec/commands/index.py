@@ -19,7 +19,9 @@ def index(
         int, typer.Option(min=1, help="Candidates of a search: more find more, and take longer.")
     ] = 128,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours, of the measured recall.")] = 10,
-    queries: Annotated[int, typer.Option(min=1, help="Objects held out to measure it.")] = 500,
+    queries: Annotated[
+        int, typer.Option(min=1, help="Objects held out to measure it, a tenth of all at most.")
+    ] = 500,
 ) -> None:
     """Build an approximate index beside an extension, and measure what it misses."""
     from skyvec.search.approximate import ApproximateIndex

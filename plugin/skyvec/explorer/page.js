@@ -106,7 +106,7 @@ const explorer = (() => {
       at("status").hidden = chosen !== null;
       if (chosen === null) {
         heading("");
-        at("status").textContent = "Click a point. Select many with the box or the lasso above a map.";
+        at("status").textContent = "Click a point, or select many: box and lasso are among the tools above a map.";
         tiles([]);
         return;
       }

@@ -76,7 +76,7 @@ def plane_of(
             xy=xy,
             method=f"The first two principal components: {count:,} objects are too few for UMAP.",
         )
-    say(f"UMAP of {size:,} objects: minutes for 20,000, once")
+    say(f"UMAP of {size:,} objects, once (some minutes for 20,000)")
     placed = _umap(reduced, seed)
     if size == count:
         return Plane(xy=placed, method=f"UMAP of all {count:,} objects, of {kept}.")

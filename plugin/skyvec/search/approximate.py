@@ -33,7 +33,7 @@ from skyvec.search.graphs import (
     vectors_of,
     wilson_interval,
 )
-from skyvec.search.metrics import Doubles, Metric, Scorer, columns_of
+from skyvec.search.metrics import METRIC_LINES, Doubles, Metric, Scorer, columns_of
 from skyvec.search.partitions import rank
 from skyvec.search.query import Query, find_objects
 from skyvec.search.rows import read_rows
@@ -209,7 +209,7 @@ class ApproximateIndex:
             fingerprint=vectors.provenance.fingerprint(),
             question={
                 **query.asked,
-                "metric": self.metric,
+                "metric": METRIC_LINES[self.metric],
                 "searched": f"approximately, {self.recall}",
             },
             examples=query.examples,

@@ -17,7 +17,7 @@ from skyvec.answers.answer import Answer
 from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.search.examples import average, mean_vector
 from skyvec.search.filters import CatalogFilters, Filters, ids_as
-from skyvec.search.metrics import METRICS, Metric, columns_of
+from skyvec.search.metrics import METRIC_LINES, METRICS, Metric, columns_of
 from skyvec.search.partitions import Ranking, rank
 from skyvec.search.query import Query, find_object, find_objects
 from skyvec.search.regions import Box, Cone
@@ -27,11 +27,6 @@ from skyvec_schemas.errors import ConfigurationError
 if TYPE_CHECKING:
     from distributed import Client
 
-METRIC_LINES = {
-    "cosine": "cosine similarity",
-    "l2": "Euclidean distance",
-    "inner_product": "inner product",
-}
 NAMED = 5
 """Ids that are named in the answer's lines."""
 NEAR = 2.0

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Halves = NDArray[np.float16]
 Doubles = NDArray[np.float64]
 Distances = Callable[[Halves, Halves], NDArray[np.float32]]
-"""Rows (n, dim) and one more (1, dim) -> one minus their cosines (n,)."""
+"""Rows (n, dim) that lie together and one more (1, dim) -> one minus their cosines (n,)."""
 
 _TRIAL_ERROR = 1e-5
 """Well above what sums of so few products are off by in float32, well below those in float16."""
@@ -41,12 +41,13 @@ class HalfCosines:
         """What a cosine may be off by since the query is rounded to float16."""
 
     def of(self, rows: Halves) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Cosines of rows (n, dim) that lie together, and which may be no cosines.
+        """Cosines of rows (n, dim), and which may be no cosines.
 
         Marked are rows of length 0, with NaN or infinity, and healthy ones that lie on the query or
         across it.
         """
-        distances = self._distances(rows, self._query)
+        # By address and shape alone: a head may hand out a part of wider rows.
+        distances = self._distances(np.ascontiguousarray(rows), self._query)
         return 1 - distances, _odd(distances)
 
 

@@ -21,6 +21,12 @@ from skyvec_schemas.errors import ConfigurationError
 
 Metric = Literal["cosine", "l2", "inner_product"]
 METRICS: tuple[Metric, ...] = ("cosine", "l2", "inner_product")
+METRIC_LINES: dict[Metric, str] = {
+    "cosine": "cosine similarity",
+    "l2": "Euclidean distance",
+    "inner_product": "inner product",
+}
+"""For people."""
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Doubles: TypeAlias = NDArray[np.float64]
