@@ -47,8 +47,10 @@ print(f"{record.rows} rows, {record.failed_rows} without a vector, exit code {re
 # ---------------
 #
 # One vector of 128 numbers, and why it may be absent or doubtful: a status, reasons as bits, the
-# modalities and the number of tokens that it was made of.
+# modalities and the number of tokens that it was made of. A catalog knows the extensions that it had
+# when it was opened, so it is opened again.
 
+sky = lsdb.open_catalog("sky", columns=["object_id", "ra", "dec", "FLUX_G", "FLUX_R", "Z"])
 galaxies = sky.load_extension("photometry").compute(progress_bar=False)
 added = [name for name in galaxies.columns if name.startswith("photometry")]
 galaxies[["object_id", *added]].head()
