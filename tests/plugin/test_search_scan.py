@@ -50,6 +50,20 @@ def test_halves_without_a_direction_are_told_from_vectors():
     assert np.allclose(scores.lengths[4], abs(float(values[4, 0])))
 
 
+@pytest.mark.usefixtures("numkong")
+@pytest.mark.parametrize("odd", [None, 0.0, np.nan, np.inf])
+def test_rows_are_left_unseen_only_if_all_are_far_and_all_are_vectors(odd):
+    rng = np.random.default_rng(3)
+    values, query = rng.normal(size=(500, 64)).astype(np.float16), rng.normal(size=(1, 64))
+    if odd is not None:
+        values[17] = odd
+    scorer = Scorer(query, "cosine")
+    best = np.nanmax(scorer.exact(np.delete(values, 17, 0), np.zeros(499, np.int64)))
+    for least in (-1.0, best - 1e-3, best):
+        assert scorer.score(values, np.array([least])) is not None
+    assert (scorer.score(values, np.array([best + 0.01])) is None) == (odd is None)
+
+
 def test_a_kernel_is_not_used_that_sums_in_float16_or_hides_what_is_no_number():
     def exact(rows, query):
         rows, query = rows.astype(np.float32), query[0].astype(np.float32)

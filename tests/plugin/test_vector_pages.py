@@ -22,7 +22,7 @@ from skyvec.vector_pages.decoded import DecodedVectors
 from skyvec.vector_pages.levels import OtherLayoutError, decode_levels
 from skyvec.vector_pages.opening import open_vectors
 from skyvec.vector_pages.pages import NotMappable, VectorPages
-from skyvec.vector_pages.reading import Window
+from skyvec.vector_pages.reading import Memory, Reader, Window
 from skyvec.vector_pages.thrift import read_struct
 from skyvec_schemas.errors import ContractError, MissingColumnError
 from skyvec_schemas.vectors import tensor_array, tensor_values
@@ -95,7 +95,7 @@ def test_pages_hold_what_pyarrow_reads(tmp_path, rows, dim, dtype, nulls, block,
     for vectors in (pages, decoded):
         assert (vectors.dim, vectors.dtype) == (dim, np.dtype(dtype))
         assert same_as_pyarrow(vectors, column, rows=block)
-        assert same_as_pyarrow(vectors, column, rows=block, reuse=True)
+        assert same_as_pyarrow(vectors, column, rows=block, memory=Memory())
         for row in {0, rows // 3, rows - 1} & set(range(rows)):
             found, wanted = vectors.row(row), column[row].as_py()
             assert (found is None) == (wanted is None)
@@ -150,8 +150,8 @@ def test_a_row_that_pages_share_is_put_together(tmp_path):
     file, spans = spans_of(tmp_path / "v", pages, entries=17, dim=3)
     assert [len(span.pieces) for span in spans] == [1, 3, 1, 2, 1, 1]
     vectors = VectorPages(file, [spans], dim=3, dtype=np.dtype("<f4"))
-    for reuse in (False, True):
-        found, null = read(vectors, reuse=reuse)
+    for memory in (None, Memory()):
+        found, null = read(vectors, memory=memory)
         assert null.tolist() == [False, False, True, True, False, False, False]
         assert found[~null].tolist() == values.reshape(5, 3).tolist()
     assert [vectors.row(row) is None for row in range(7)] == null.tolist()
@@ -194,7 +194,7 @@ def test_a_scan_reads_whole_row_groups_into_the_same_memory(tmp_path):
     )  # fmt: skip
     vectors = VectorPages.open(tmp_path / "v.parquet", "v")
     assert len(vectors._spans) > 30
-    blocks = list(vectors.blocks(rows=1000, reuse=True))
+    blocks = list(vectors.blocks(rows=1000, memory=Memory()))
     assert [block.first_row for block in blocks] == [0, 1000, 2000]
     assert len({block.values.ctypes.data for block in blocks}) == 1
     assert all(block.values.flags.aligned for block in blocks)
@@ -202,9 +202,44 @@ def test_a_scan_reads_whole_row_groups_into_the_same_memory(tmp_path):
     assert blocks[-1].values.tolist() == last
 
 
+def test_row_groups_that_follow_each_other_share_a_block(tmp_path):
+    column = write(tmp_path / "v.parquet", vectors_of(90, 8, nulls=0.1), row_group_size=20)
+    vectors, memory = VectorPages.open(tmp_path / "v.parquet", "v"), Memory()
+    rows = [(b.first_row, len(b.null)) for b in vectors.blocks(rows=50, memory=memory)]
+    assert rows == [(0, 40), (40, 50)]
+    rows = [(b.first_row, len(b.null)) for b in vectors.blocks(groups=[1, 2, 4, 0], memory=memory)]
+    assert rows == [(20, 40), (80, 10), (0, 20)]
+    found = [values.tolist() for b in vectors.blocks(rows=50, memory=memory) for values in b.values]
+    assert found == [vector for vector in column.to_pylist() if vector]
+
+
+@pytest.mark.parametrize("most", [1, 1000, 1 << 20])
+def test_pieces_are_read_in_full_however_much_the_system_hands_out(tmp_path, monkeypatch, most):
+    """Piece by piece, over gaps, and back; a call may fill only a part of what it is given."""
+    content = np.random.default_rng(0).bytes(600_000)
+    (tmp_path / "f").write_bytes(content)
+    usual, calls = os.preadv, []
+
+    def partly(descriptor, buffers, place):
+        calls.append(len(buffers))
+        first = buffers[0][:most] if len(buffers[0]) > most else None
+        return usual(descriptor, [first] if first is not None else buffers, place)
+
+    monkeypatch.setattr(os, "preadv", partly)
+    few = [(10, 3), (13, 5), (500, 700), (2000, 1), (400_000, 9), (7, 4)]
+    many = [(start, 3) for start in range(0, 4000, 4)]
+    with (tmp_path / "f").open("rb", buffering=0) as file:
+        reader = Reader(file, Memory())
+        for pieces in ([], few, many):
+            wanted = b"".join(content[place : place + size] for place, size in pieces)
+            assert reader.read(pieces).tobytes() == wanted
+    assert max(calls) <= 1024
+    assert most == 1 or len(calls) < 12
+
+
 def test_a_file_that_is_cut_short_while_it_is_read(tmp_path):
     write(tmp_path / "v.parquet", vectors_of(3000, 16), row_group_size=1000)
-    blocks = VectorPages.open(tmp_path / "v.parquet", "v").blocks(reuse=True)
+    blocks = VectorPages.open(tmp_path / "v.parquet", "v").blocks(rows=1000, memory=Memory())
     next(blocks)
     os.truncate(tmp_path / "v.parquet", 40_000)
     with pytest.raises(ContractError, match=r"v\.parquet: was cut short while it was read"):

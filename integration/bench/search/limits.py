@@ -12,8 +12,9 @@ from search import catalogs
 
 from skyvec.search.half_cosines import by_numkong
 from skyvec.vector_pages.pages import VectorPages
+from skyvec.vector_pages.reading import Memory
 
-ROWS = 2048
+ROWS = 4096
 """Multiplied at a time."""
 
 
@@ -45,9 +46,9 @@ def read_and_multiply(files: list[Path], query: np.ndarray, threads: int) -> Cal
         return torch.from_numpy(values) @ torch.from_numpy(halves[0])
 
     def run(some: list[VectorPages]) -> int:
-        count = 0
+        count, memory = 0, Memory()
         for file in some:
-            for block in file.blocks(rows=ROWS, reuse=True):
+            for block in file.blocks(rows=ROWS, memory=memory):
                 products(block.values)
                 count += len(block.values)
         return count

@@ -17,6 +17,7 @@ from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.probes.folds import sky_blocks
 from skyvec.probes.labels import Labels
 from skyvec.vector_pages.opening import open_vectors
+from skyvec.vector_pages.reading import Memory
 from skyvec_schemas.errors import ConfigurationError
 
 Floats = NDArray[np.floating]
@@ -190,7 +191,7 @@ def wanted_vectors(
         ends = np.cumsum(sizes)
         groups = [g for g, end in enumerate(ends) if wanted[end - sizes[g] : end].any()]
         vectors = open_vectors(leaf, column, file=file)
-        for block in vectors.blocks(groups=groups, rows=_TOGETHER, reuse=True):
+        for block in vectors.blocks(groups=groups, rows=_TOGETHER, memory=Memory()):
             asked = wanted[block.first_row : block.first_row + len(block.null)]
             rows = block.first_row + np.flatnonzero(asked & ~block.null)
             keep = asked[~block.null]

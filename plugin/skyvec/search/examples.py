@@ -11,6 +11,7 @@ from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.search.metrics import Doubles, Metric
 from skyvec.search.scan import Head
 from skyvec.vector_pages.opening import open_vectors
+from skyvec.vector_pages.reading import Memory
 from skyvec_schemas.errors import ConfigurationError, ContractError
 
 
@@ -58,11 +59,11 @@ def mean_vector(vectors: VectorCatalog, head: Head | None = None) -> NDArray[np.
         If a file holds NaN or infinity.
     """
     total: Doubles | None = None
-    count = 0
+    count, memory = 0, Memory()
     for pixel in vectors.release.pixels:
         path = vectors.release.leaf(pixel)
         with pq.ParquetFile(path) as file:
-            for block in open_vectors(path, vectors.name, file=file).blocks(reuse=True):
+            for block in open_vectors(path, vectors.name, file=file).blocks(memory=memory):
                 rows = torch.from_numpy(block.values).float()
                 if head is not None:
                     rows = torch.from_numpy(np.asarray(head(rows.numpy())))

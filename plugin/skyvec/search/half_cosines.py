@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Halves = NDArray[np.float16]
 Doubles = NDArray[np.float64]
-Distances = Callable[[Halves, Halves], NDArray[np.float32]]
+Distances = Callable[[Halves, Halves], NDArray[np.floating]]
 """Rows (n, dim) that lie together and one more (1, dim) -> one minus their cosines (n,)."""
 
 _TRIAL_ERROR = 1e-5
@@ -40,15 +40,20 @@ class HalfCosines:
         self.slack = float(np.linalg.norm(query - taken / np.linalg.norm(taken))) * (1 + 1e-6)
         """What a cosine may be off by since the query is rounded to float16."""
 
-    def of(self, rows: Halves) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Cosines of rows (n, dim), and which may be no cosines.
+    def of(
+        self, rows: Halves, least: float = -np.inf
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+        """Cosines of rows (n, dim), and which may be no cosines; None if all are, and below least.
 
         Marked are rows of length 0, with NaN or infinity, and healthy ones that lie on the query or
         across it.
         """
         # By address and shape alone: a head may hand out a part of wider rows.
         distances = self._distances(np.ascontiguousarray(rows), self._query)
-        return 1 - distances, _odd(distances)
+        # Most rows are far away, and each look at them all lets other threads in between.
+        if distances.min(initial=np.inf) > max(0, 1 - least) and not (distances == 1).any():
+            return None
+        return 1 - distances.astype(np.float32), _odd(distances)
 
 
 @cache
@@ -64,9 +69,8 @@ def by_numkong() -> Distances | None:
         place = rows.__array_interface__["data"][0]
         return numkong.from_pointer(place, rows.shape, "float16", owner=rows)
 
-    def distances(rows: Halves, query: Halves) -> NDArray[np.float32]:
-        found = numkong.cdist(tensor(rows), tensor(query), metric="angular")
-        return np.asarray(found)[:, 0].astype(np.float32)
+    def distances(rows: Halves, query: Halves) -> NDArray[np.floating]:
+        return np.asarray(numkong.cdist(tensor(rows), tensor(query), metric="angular"))[:, 0]
 
     try:
         return distances if _trial(distances) else None

@@ -106,10 +106,13 @@ class Scorer:
         }
         self._scratch: dict[Any, torch.Tensor] = {}
 
-    def score(self, values: Floats) -> Scores:
-        """Upper ends of the scores of rows (n, dim)."""
+    def score(self, values: Floats, least: Doubles | None = None) -> Scores | None:
+        """Upper ends of the scores of rows (n, dim).
+
+        None may say that all are below ``least`` (Q,), and no length is 0 or no number.
+        """
         if self._halves and values.dtype == np.float16:
-            return self._score_halves(values, self._halves)
+            return self._score_halves(values, self._halves, least)
         kind = np.float64 if values.dtype == np.float64 else np.float32
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             products, squares = self._products(values, kind)
@@ -148,9 +151,13 @@ class Scorer:
         return HalfCosines(self._wanted[0], distances) if distances else None
 
     @staticmethod
-    def _score_halves(values: Floats, halves: HalfCosines) -> Scores:
-        upper, odd = halves.of(values)
-        slack = np.full(len(values), _share(values.shape[1], np.float32) + halves.slack, np.float32)
+    def _score_halves(values: Floats, halves: HalfCosines, least: Doubles | None) -> Scores | None:
+        share = _share(values.shape[1], np.float32) + halves.slack
+        found = halves.of(values, -np.inf if least is None else float(least[0]) - share)
+        if found is None:
+            return None
+        upper, odd = found
+        slack = np.full(len(values), share, np.float32)
         upper += slack
         lengths = np.ones(len(values), np.float32)
         if odd.any():

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
+from threading import local
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.search.best import Floor, first_of_each
 from skyvec.search.filters import CatalogFilters
 from skyvec.search.scan import LeafAnswer, LeafTask, Question, scan, table_of
+from skyvec.vector_pages.reading import Memory
 from skyvec_schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -103,24 +105,33 @@ def _on_threads(
 ) -> Ranking:
     floor = Floor(len(question.queries), question.k)
     held: list[LeafAnswer] = []
+    own = local()
+
+    def scanned(task: LeafTask) -> LeafAnswer:
+        if not hasattr(own, "memory"):
+            own.memory = Memory()
+        return scan(task, question, floor, own.memory)
 
     def table(answer: LeafAnswer) -> pa.Table:
         return table_of(answer.task, floor.reached_by(answer.rows), question)
 
+    def tables() -> Iterator[pa.Table]:
+        """Of what is held; a file that lost all its rows meanwhile is not opened again."""
+        some = [each for each in held if len(floor.reached_by(each.rows))]
+        return pool.map(table, some or held[:1])
+
     with one_thread_each(), ThreadPoolExecutor(threads) as pool:
         # Few at a time, since what waits to be merged takes memory.
-        waiting = deque(
-            pool.submit(scan, task, question, floor) for task in islice(tasks, AHEAD + threads)
-        )
+        waiting = deque(pool.submit(scanned, task) for task in islice(tasks, AHEAD + threads))
         try:
             while waiting:
                 answer = waiting.popleft().result()
-                waiting.extend(pool.submit(scan, t, question, floor) for t in islice(tasks, 1))
+                waiting.extend(pool.submit(scanned, task) for task in islice(tasks, 1))
                 merged.count(answer)
                 held.append(answer)
                 # The later ids are looked up, the fewer rows are left to look them up of.
                 if not waiting or sum(len(each.rows) for each in held) > merged.most:
-                    merged.add(pool.map(table, held))
+                    merged.add(tables())
                     held = []
         finally:
             pool.shutdown(cancel_futures=True)

@@ -19,13 +19,14 @@ from skyvec.search.metrics import Doubles, Floats, Metric, Scorer
 from skyvec.search.rows import read_rows
 from skyvec.vector_pages.opening import open_vectors
 from skyvec.vector_pages.pages import Block
+from skyvec.vector_pages.reading import Memory
 from skyvec_schemas.errors import ContractError
 
 Head = Callable[[Floats], Floats]
 """Vectors (rows, dim) as stored -> vectors (rows, width) as compared, in whatever way."""
 
-BLOCK_ROWS = 2048
-"""Looked at together: few enough for the processor's cache."""
+BLOCK_ROWS = 4096
+"""Looked at together: few enough for the processor's cache, enough for what is done once a look."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,8 +72,20 @@ class LeafAnswer:
     """Vectors of length 0, which have no direction, where one was needed."""
 
 
-def scan(task: LeafTask, question: Question, floor: Floor | None = None) -> LeafAnswer:
+def scan(
+    task: LeafTask,
+    question: Question,
+    floor: Floor | None = None,
+    memory: Memory | None = None,
+) -> LeafAnswer:
     """Look at every vector of a task once.
+
+    Parameters
+    ----------
+    floor
+        Of several tasks with the same question.
+    memory
+        Of this thread.
 
     Raises
     ------
@@ -81,7 +94,7 @@ def scan(task: LeafTask, question: Question, floor: Floor | None = None) -> Leaf
     """
     floor = floor or Floor(len(question.queries), question.k)
     with pq.ParquetFile(task.path) as file:
-        return _Scan(task, question, floor, file).run()
+        return _Scan(task, question, floor, file).run(memory or Memory())
 
 
 def table_of(task: LeafTask, rows: Candidates, question: Question) -> pa.Table:
@@ -111,11 +124,11 @@ class _Scan:
         self.best = Best(question.k, floor, self.ids_of)
         self.searched = self.null = self.zero = 0
 
-    def run(self) -> LeafAnswer:
+    def run(self, memory: Memory) -> LeafAnswer:
         wanted = self.task.filter.rows(self.file) if self.task.filter else None
         vectors = open_vectors(self.task.path, self.question.column, file=self.file)
         groups = self._groups(wanted)
-        for block in vectors.blocks(groups=groups, rows=BLOCK_ROWS, reuse=True):
+        for block in vectors.blocks(groups=groups, rows=BLOCK_ROWS, memory=memory):
             values, rows = self._chosen(block, wanted)
             if len(rows):
                 self._take(values, rows)
@@ -151,10 +164,12 @@ class _Scan:
     def _take(self, values: Floats, rows: Places) -> None:
         if self.question.head:
             values = self.question.head(values.astype(np.float32))
-        scores = self.scorer.score(values)
-        self._refuse_no_numbers(scores.lengths, rows)
         self.searched += len(rows)
         least = self.scorer.ceilings(self.best.floor)
+        scores = self.scorer.score(values, least)
+        if scores is None:
+            return
+        self._refuse_no_numbers(scores.lengths, rows)
         if np.isinf(least).any():
             # Without a floor every row of the first block would be scored twice.
             least = np.maximum(least, scores.kth_lowest(self.question.k))

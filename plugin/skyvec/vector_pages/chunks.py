@@ -25,7 +25,7 @@ class Span:
 
     def parts(self, rows: int, *, dim: int, size: int) -> Iterator[Span]:
         """The same in spans of so many rows at most; a vector has ``dim`` values of ``size``."""
-        if len(self.pieces) > 1:
+        if len(self.pieces) > 1 or len(self.null) <= rows:
             yield self
             return
         place, _ = self.pieces[0]
@@ -93,6 +93,9 @@ class Chunk:
 
     def _place(self, rows: PageRows, at: int, values: int) -> None:
         """Note which rows the values of a page from here on belong to."""
+        if rows.whole and not self.shared:
+            self._add(rows.null, ((at, values),))
+            return
         dim, size = self.form.dim, self.form.dtype.itemsize
         missing = dim - sum(count for _, count in self.shared) if self.shared else 0
         if rows.leading != missing and (len(rows.null) or rows.leading > missing):

@@ -24,8 +24,8 @@ _PLAIN, _RLE = 0, 3
 _DATA_PAGE, _INDEX_PAGE, _DATA_PAGE_V2 = 0, 1, 3
 _HEADER = (64, 1 << 16)
 """Bytes that a page's header usually fits in, and at most."""
-_KNOWN = 4
-"""Heads that are kept: the full pages of a column have one, the last of each row group another."""
+_BEGINNING = 24
+"""Bytes that tell most heads apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +98,8 @@ class DataPages:
 
     def __init__(self, form: Form, content: Window) -> None:
         self.form, self.content = form, content
-        self._known: list[DataPage] = []
+        # The full pages of a column have one head, the last of each row group another.
+        self._known: dict[bytes, DataPage] = {}
 
     def at(self, place: int, stop: int, *, most: int) -> DataPage:
         """The page that begins at a place, of a column that ends at another.
@@ -115,12 +116,15 @@ class DataPages:
         ValueError
             If it is damaged.
         """
-        for page in self._known:
-            fits = place + page.size <= stop and page.entries <= most
-            if fits and self.content[place : place + len(page.head)] == page.head:
-                return page
-        page = self._decode(place, stop, most)
-        self._known = [page, *self._known[: _KNOWN - 1]]
+        beginning = self.content[place : place + _BEGINNING]
+        page = self._known.get(beginning)
+        if (
+            page is None
+            or place + page.size > stop
+            or page.entries > most
+            or self.content[place : place + len(page.head)] != page.head
+        ):
+            page = self._known[beginning] = self._decode(place, stop, most)
         return page
 
     def _decode(self, place: int, stop: int, most: int) -> DataPage:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from skyvec.releases.hats.leaf import ParquetPlace
 from skyvec.vector_pages.pages import BLOCK_ROWS, Block
+from skyvec.vector_pages.reading import Memory
 from skyvec_schemas.errors import ContractError
 
 
@@ -52,7 +53,7 @@ class DecodedVectors:
         *,
         groups: Sequence[int] | None = None,
         rows: int = BLOCK_ROWS,
-        reuse: bool = False,  # noqa: ARG002
+        memory: Memory | None = None,  # noqa: ARG002
     ) -> Iterator[Block]:
         """All vectors in order; see `VectorPages.blocks`. Each has memory of its own."""
         for group in range(len(self._ends)) if groups is None else groups:

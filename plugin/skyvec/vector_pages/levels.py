@@ -27,6 +27,11 @@ class PageRows:
     lacking: int
     """Values that the last row has in the next page."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether no row is shared with another page."""
+        return not self.leading and not self.lacking
+
 
 # Full pages of null-free vectors have the same bytes here, in every file.
 @lru_cache(maxsize=16)

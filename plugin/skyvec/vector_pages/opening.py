@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from skyvec.vector_pages.decoded import DecodedVectors
 from skyvec.vector_pages.pages import BLOCK_ROWS, Block, NotMappable, VectorPages
+from skyvec.vector_pages.reading import Memory
 
 
 class Vectors(Protocol):
@@ -25,7 +26,7 @@ class Vectors(Protocol):
         *,
         groups: Sequence[int] | None = None,
         rows: int = BLOCK_ROWS,
-        reuse: bool = False,
+        memory: Memory | None = None,
     ) -> Iterator[Block]:
         """All vectors in order, or those of some row groups; see `VectorPages.blocks`."""
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import mmap
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -26,7 +27,7 @@ from skyvec.releases.hats.remote import is_remote, unreadable
 from skyvec.vector_pages.chunks import Span, find_spans
 from skyvec.vector_pages.data_pages import Form
 from skyvec.vector_pages.levels import OtherLayoutError
-from skyvec.vector_pages.reading import AVAILABLE, Reader, Window
+from skyvec.vector_pages.reading import AVAILABLE, Memory, Reader, Window
 from skyvec_schemas.errors import ContractError
 
 BLOCK_ROWS = 4096
@@ -129,7 +130,7 @@ class VectorPages:
         *,
         groups: Sequence[int] | None = None,
         rows: int = BLOCK_ROWS,
-        reuse: bool = False,
+        memory: Memory | None = None,
     ) -> Iterator[Block]:
         """All vectors in order, as views of the file; a row that two pages share is copied.
 
@@ -142,19 +143,21 @@ class VectorPages:
             Row groups; all by default.
         rows
             Of one block at most.
-        reuse
-            Read each block into the memory of the one before: for a scan that keeps none. Pages
-            that lie one after the other share a block.
+        memory
+            Read each block into it, over the one before: for a scan that keeps none. Pages and row
+            groups whose rows follow each other share a block.
 
         Raises
         ------
         ContractError
-            If the file was cut short meanwhile; only with ``reuse``.
+            If the file was cut short meanwhile; only with ``memory``.
         """
-        reader = Reader(self._file) if reuse and AVAILABLE else None
-        for group in range(len(self._groups)) if groups is None else groups:
-            spans = self._groups[group]
-            yield from self._read(spans, rows, reader) if reader else self._viewed(spans, rows)
+        wanted = self._groups if groups is None else [self._groups[group] for group in groups]
+        spans = chain.from_iterable(wanted)
+        if memory is not None and AVAILABLE:
+            yield from self._read(spans, rows, Reader(self._file, memory))
+        else:
+            yield from self._viewed(spans, rows)
 
     def row(self, row: int) -> NDArray[np.floating] | None:
         """The vector (dim,) of one row, None if it is null.
@@ -175,21 +178,24 @@ class VectorPages:
         vector: NDArray[np.floating] = self._values(span)[int((~span.null[:place]).sum())]
         return vector
 
-    def _viewed(self, spans: Sequence[Span], rows: int) -> Iterator[Block]:
+    def _viewed(self, spans: Iterable[Span], rows: int) -> Iterator[Block]:
         for span in spans:
             for part in span.parts(rows, dim=self.dim, size=self.dtype.itemsize):
                 yield Block(first_row=part.first_row, values=self._values(part), null=part.null)
             self._release(span)
 
-    def _read(self, spans: Sequence[Span], rows: int, reader: Reader) -> Iterator[Block]:
+    def _read(self, spans: Iterable[Span], rows: int, reader: Reader) -> Iterator[Block]:
         held: list[Span] = []
+        next_row = count = 0
         for span in spans:
             for part in span.parts(rows, dim=self.dim, size=self.dtype.itemsize):
-                # Pages may share a block: each block of a scan has its price.
-                if held and part.first_row + len(part.null) - held[0].first_row > rows:
+                # Each block of a scan has its price.
+                if held and (part.first_row != next_row or count + len(part.null) > rows):
                     yield self._joined(held, reader)
-                    held = []
+                    held, count = [], 0
                 held.append(part)
+                count += len(part.null)
+                next_row = part.first_row + len(part.null)
         if held:
             yield self._joined(held, reader)
 
