@@ -104,7 +104,7 @@ class ColumnLabels:
         tables = []
         for file in release.files(pixel):
             with open_parquet(file) as leaf:
-                tables.append(leaf.read(columns=self._columns))
+                tables.append(leaf.read(columns=self._columns, use_threads=False))
         table = pa.concat_tables(tables)
         values = _values(table, self.targets, classes=self.classes)
         if self.where:

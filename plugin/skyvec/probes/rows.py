@@ -91,7 +91,7 @@ class CatalogRows:
         info = self.catalog.release.catalog.catalog_info
         columns = [self.catalog.id_column, info.ra_column, info.dec_column]
         with pq.ParquetFile(self.catalog.release.leaf(piece)) as leaf:
-            table = leaf.read(columns=columns)
+            table = leaf.read(columns=columns, use_threads=False)
         positions = np.stack([table.column(c).to_numpy() for c in columns[1:]], axis=1)
         ids = table.column(columns[0]).combine_chunks()
         return sky_blocks(positions, self.block_order), self.source.of(piece, ids, positions)
