@@ -385,6 +385,13 @@ def test_pages_that_the_filter_leaves_out_are_not_read(embedded, tmp_path, monke
     assert sum(len(groups) for groups in looked) <= 2
 
 
+def test_who_asks_for_an_unknown_id_is_told_one_that_is_there(embedded):
+    ids, *_ = everything(embedded)
+    with pytest.raises(ConfigurationError, match="one that is there: ") as caught:
+        search(embedded, like=-1)
+    assert int(str(caught.value).split("there: ")[1].split(")")[0]) in ids
+
+
 @pytest.mark.parametrize(
     ("question", "message"),
     [

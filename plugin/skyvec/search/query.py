@@ -164,8 +164,17 @@ def find_objects(vectors: VectorCatalog, object_ids: Sequence[object]) -> tuple[
     raise ConfigurationError(
         f"no object {wanted[int(np.argmax(left))].as_py()!r} with a vector",
         where=f"{vectors.primary}, extension {vectors.name}",
-        remedy="Check the id, and its status in the extension",
+        remedy=f"Check the id{_such_as(vectors)}, and its status in the extension",
     )
+
+
+def _such_as(vectors: VectorCatalog) -> str:
+    """An id that there is, for those who have none at hand."""
+    for pixel in vectors.release.pixels[:1]:
+        with pq.ParquetFile(vectors.release.leaf(pixel)) as file:
+            for batch in file.iter_batches(1, columns=[vectors.id_column]):
+                return f" (one that is there: {batch.column(0)[0].as_py()})"
+    return ""
 
 
 def _no_vector(vectors: VectorCatalog, object_id: object) -> ConfigurationError:
