@@ -17,6 +17,7 @@ from skyvec.models import load_model
 from skyvec.probes import attentive, token_inputs
 from skyvec.probes.contexts import Contexts, ContextSpool
 from skyvec.probes.probe import Probe
+from skyvec.probes.report import report_lines
 from skyvec.probes.scores import r_squared
 from skyvec.probes.token_inputs import TokenInputs
 from skyvec.stage.run import run
@@ -138,6 +139,19 @@ def test_shuffled_labels_score_chance(sky, model, factory):
     found = learnt(sky, model, labels=labels, steps=ENOUGH).metrics["TRUTH"]
     assert found["r2"] < 0.05
     assert abs(found["r2"] - found["r2_shuffled"]) < 0.3
+
+
+def test_chance_is_unknown_where_shuffled_labels_teach_nothing(sky, model, monkeypatch):
+    usual = attentive.chance
+
+    def of_one_fold(mixed, folds, **options):
+        return usual(mixed, np.zeros_like(folds), **options)
+
+    monkeypatch.setattr("skyvec.probes.context_fitting.chance", of_one_fold)
+    number, word = learnt(sky, model), learnt(sky, model, "KIND")
+    assert np.isnan(number.metrics["TRUTH"]["r2_shuffled"])
+    assert "labels shuffled: unknown" in report_lines(number)["R2"]
+    assert "labels shuffled: unknown" in report_lines(word)["AUROC"]
 
 
 def test_the_mean_of_the_contexts_is_the_vector_that_the_stage_writes(sky, inputs):

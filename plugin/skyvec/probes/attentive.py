@@ -26,7 +26,7 @@ Floats = NDArray[np.floating]
 
 EPOCHS = 10
 """Each row is seen so often, ..."""
-LEAST_STEPS = 300
+LEAST_STEPS = 200
 """... and more often where rows are few."""
 BATCH = 64
 LEARNING_RATE = 3e-3
@@ -141,16 +141,10 @@ def fit_attentive(
             f"{', '.join(constant)}: constant but for one fold of the sky", where="labels",
             remedy="There is nothing to learn on the others; label objects there, too",
         )  # fmt: skip
-    parts = [folds != fold for fold in np.unique(folds)]
-    everything = np.ones(len(folds), np.bool_)
     with ThreadPoolExecutor(workers) as threads:
-        *others, pool = threads.map(lambda rows: _pool(lesson, rows, seed), [*parts, everything])
-        found = list(threads.map(
-            lambda pool, rows: _predicted(pool, lesson.contexts.of(~rows)), others, parts
-        ))  # fmt: skip
-    left_out = np.empty_like(lesson.answers)
-    for rows, predicted in zip(parts, found, strict=True):
-        left_out[~rows] = predicted
+        whole = threads.submit(_pool, lesson, np.ones(len(folds), np.bool_), seed)
+        left_out = _left_out(lesson, folds, seed, threads)
+    pool = whole.result()
     if not lesson.classes:
         return AttentiveFit(model=Attentive(pool=pool), left_out=left_out, uncalibrated=left_out)
     codes = lesson.answers.argmax(1)
@@ -158,6 +152,36 @@ def fit_attentive(
         model=Attentive(pool=pool, classes=True, temperature=temperature_of(left_out, codes)),
         left_out=calibrated(left_out, codes, folds), uncalibrated=softmax(left_out, axis=1),
     )  # fmt: skip
+
+
+def chance(
+    lesson: Lesson, folds: NDArray[np.int64], *, seed: int, workers: int
+) -> NDArray[np.float64]:
+    """What a lesson of shuffled answers leads to: one half of the folds told by the other.
+
+    Numbers (rows, targets) or logits (rows, classes); NaN where there is nothing to learn.
+    """
+    filled, place = np.unique(folds, return_inverse=True)
+    halves = place % 2
+    if len(filled) < 2 or lesson.constant(halves):
+        return np.full(lesson.answers.shape, np.nan)
+    with ThreadPoolExecutor(workers) as threads:
+        return _left_out(lesson, halves, seed, threads)
+
+
+def _left_out(
+    lesson: Lesson, folds: NDArray[np.int64], seed: int, threads: ThreadPoolExecutor
+) -> NDArray[np.float64]:
+    """What the pools of the other folds say of each row."""
+
+    def told(held: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return _predicted(_pool(lesson, ~held, seed), lesson.contexts.of(held))
+
+    parts = [folds == fold for fold in np.unique(folds)]
+    left_out = np.empty_like(lesson.answers)
+    for held, found in zip(parts, threads.map(told, parts), strict=True):
+        left_out[held] = found
+    return left_out
 
 
 def _pool(lesson: Lesson, rows: NDArray[np.bool_], seed: int) -> AttentionPool:

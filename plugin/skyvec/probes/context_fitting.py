@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor
 
-from skyvec.probes.attentive import Lesson, fit_attentive
+from skyvec.probes.attentive import Lesson, chance, fit_attentive
 from skyvec.probes.contexts import Contexts, ContextSpool
 from skyvec.probes.fitted import (
     Fitted,
@@ -32,7 +33,7 @@ MAX_ROWS = 5000
 """Labelled rows whose contexts are kept on disk: 0.8 GB of ``skyvec-tiny`` with images, 4.5 GB at
 AION-1's base size."""
 SHUFFLED_ROWS = 500
-"""Fewer than of other kinds: each is seen `EPOCHS` times for each fold."""
+"""Fewer than of other kinds, which take less time."""
 
 
 class ContextSource(Protocol):
@@ -152,9 +153,7 @@ def _fitted(
     fit = fit_attentive(lesson, folds, seed=settings.seed, workers=workers)
     few = some_rows(len(sample), rng, most=SHUFFLED_ROWS)
     mixed = lesson.of(few, lesson.answers[few][rng.permutation(len(few))])
-    chance = np.full(mixed.answers.shape, np.nan)
-    if not mixed.constant(folds[few]):
-        chance = fit_attentive(mixed, folds[few], seed=settings.seed, workers=workers).left_out
+    told = chance(mixed, folds[few], seed=settings.seed, workers=workers)
     if classes:
         fitted = of_classes(fit.model, fit.left_out, sample, classes)
         codes = lesson.answers.argmax(1)
@@ -162,7 +161,7 @@ def _fitted(
         fitted.facts["temperature"] = fit.model.temperature
     else:
         fitted = of_numbers(fit.model, fit.left_out, sample, folds, settings)
-    add_chance(fitted, mixed.answers, chance, settings.targets)
+    add_chance(fitted, mixed.answers, softmax(told, axis=1) if classes else told, settings.targets)
     return fitted
 
 

@@ -99,10 +99,15 @@ def some_rows(
 
 
 def add_chance(fitted: Fitted, mixed: Floats, predicted: Floats, targets: Sequence[str]) -> None:
-    """Add to the metrics what the same fit scores on shuffled labels (rows, targets or classes)."""
+    """Add to the metrics what the same fit scores on shuffled labels (rows, targets or classes).
+
+    NaN predictions score NaN: nothing could be fitted.
+    """
     metrics = fitted.facts["metrics"]
     if fitted.classes:
-        metrics["auroc_shuffled"] = classification_metrics(mixed.argmax(1), predicted)["auroc"]
+        known = bool(np.isfinite(predicted).all())
+        found = classification_metrics(mixed.argmax(1), predicted)["auroc"] if known else np.nan
+        metrics["auroc_shuffled"] = found
         return
     for place, target in enumerate(targets):
         metrics[target]["r2_shuffled"] = r_squared(mixed[:, place], predicted[:, place])
