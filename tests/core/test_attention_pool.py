@@ -84,6 +84,32 @@ def test_unknown_labels_are_left_out_target_by_target():
     assert pool.target_scale[1] > 50 * pool.target_scale[0] / 2
 
 
+def test_classes_are_learnt_by_their_odds():
+    contexts, labels = needles(600)
+    unseen, truth = needles(200, seed=1)
+    shares = torch.nn.functional.one_hot((labels[:, 0] > 0).long()).double()
+    pool = pool_of(("low", "high"))
+    losses = fit_attention_pool(
+        pool, contexts, shares, loss="cross_entropy", epochs=20, learning_rate=5e-3
+    )
+    assert losses[0] == pytest.approx(0.69, abs=0.15)
+    called = pool.predict_contexts(unseen).argmax(1)
+    assert (called == (truth[:, 0] > 0)).float().mean() > 0.9
+    shares[3] = torch.nan
+    with pytest.raises(ValueError, match="an object has no known class"):
+        fit_attention_pool(pool, contexts, shares, loss="cross_entropy")
+
+
+def test_what_an_object_is_told_does_not_depend_on_its_company():
+    contexts, labels = needles(50)
+    pool = pool_of()
+    fit_attention_pool(pool, contexts, labels, epochs=1)
+    together = pool.predict_contexts(contexts)
+    assert torch.equal(pool.predict_contexts(contexts[7:9]), together[7:9])
+    assert torch.allclose(together, pool.predict(pooled(pool, contexts)), atol=1e-6)
+    assert pool.predict_contexts([]).shape == (0, 1)
+
+
 def test_it_is_saved_with_its_head_and_its_model(tmp_path):
     contexts, labels = needles(50)
     pool = pool_of(num_queries=2)

@@ -265,7 +265,7 @@ def test_photoz_metrics_are_those_of_rail():
         ({"groups": np.zeros(200, int)}, "200 rows in 1 sky blocks"),
         ({"labels": np.ones((200, 2))}, r"labels of shape \(200, 2\)"),
         ({"kind": "forest"}, "forest: unknown kind of probe. Use one of ridge, logistic, knn"),
-        ({"kind": "attentive"}, "skyvec_training pool TOKENS --labels CATALOG"),
+        ({"kind": "attentive"}, "learns from every token .* Give a catalog with a token extension"),
         ({"confidence": 1.0}, "confidence = 1.0: must lie between 0 and 1"),
         ({"folds": 1}, "folds = 1: at least 2"),
         ({"kind": "logistic"}, "'y' has 200 different values.*use kind='ridge'"),

@@ -23,7 +23,7 @@ def test_a_write_that_stops_half_way_is_continued(tmp_path, monkeypatch):
 
 def test_a_spool_that_lost_its_end_is_no_absence(tmp_path):
     spool = TokenSpool(tmp_path, rows=4, widths={"tok_image": 5})
-    os.truncate(spool._file.fileno(), 10)
+    os.truncate(spool._file._file.fileno(), 10)
     with pytest.raises(OSError, match="10 of 40 bytes"):
         spool.get("tok_image", 0, 4)
 

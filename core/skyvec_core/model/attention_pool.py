@@ -10,17 +10,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from skyvec_core.model.blocks import CrossAttention, Norm, keep_mask
 from skyvec_core.model.config import TransformerConfig
 
 # Shape letters: B object, T token, Q learned query, D model width, K target.
+
+PoolLoss = Literal["squared", "cross_entropy"]
 
 
 class AttentionPool(nn.Module):
@@ -79,6 +83,18 @@ class AttentionPool(nn.Module):
         out: Tensor = self.head(pooled) * self.target_scale + self.target_mean
         return out
 
+    @torch.no_grad()
+    def predict_contexts(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Targets (B, K) of objects from their context vectors (T, D), at least one each.
+
+        Objects are taken one by one: the bits of none depend on its company.
+        """
+        found_BK = torch.zeros(len(contexts), len(self.targets))
+        for row in range(len(contexts)):
+            pooled = self(*_padded([contexts[row]]))
+            found_BK[row] = self.predict(pooled)[0]
+        return found_BK
+
     def save(self, path: str | Path) -> None:
         """Write weights, head and what they belong to, to one safetensors file."""
         path = Path(path)
@@ -122,13 +138,14 @@ def fit_attention_pool(
     contexts: Sequence[Tensor],
     targets_BK: Tensor,
     *,
+    loss: PoolLoss = "squared",
     epochs: int = 20,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.05,
     seed: int = 0,
 ) -> list[float]:
-    """Fit a pool and its head to labels by least squares; the transformer stays as it is.
+    """Fit a pool and its head to labels by gradient descent; the transformer stays as it is.
 
     Parameters
     ----------
@@ -138,55 +155,95 @@ def fit_attention_pool(
         For each object its context vectors (T, D), as many as it has tokens, of any float type.
     targets_BK
         Labels, NaN where unknown; every target needs two that differ.
+    loss
+        ``squared`` for numbers. With ``cross_entropy`` the targets are K classes, the labels the
+        probability of each (1 and 0 where it is known), and the pool predicts logits.
     seed
         Fixes the first weights and the order of the objects.
 
     Returns
     -------
     list of float
-        Mean squared error of each epoch, in units of each target's variance.
+        Loss of each epoch: mean squared error in units of each target's variance, or nats.
+
+    Raises
+    ------
+    ValueError
+        If contexts, labels and pool do not fit together, or labels teach nothing.
     """
     targets_BK = torch.as_tensor(targets_BK)
-    known_BK = targets_BK.isfinite()
     if len(contexts) != len(targets_BK) or targets_BK.shape[1:] != (len(pool.targets),):
         raise ValueError(
             f"{len(contexts)} objects with labels {tuple(targets_BK.shape)}; the pool has "
             f"{len(pool.targets)} targets"
         )
-    _standardize(pool, targets_BK, known_BK)
+    labels = _squared(pool, targets_BK) if loss == "squared" else _classes(pool, targets_BK)
     generator = torch.Generator().manual_seed(seed)
     _initialize(pool, generator)
-    scaled_BK = (targets_BK.float().nan_to_num() - pool.target_mean) / pool.target_scale
     parameters = [p for p in pool.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
     steps = epochs * -(-len(contexts) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    errors = []
+    losses = []
     pool.train()
     for _ in range(epochs):
-        squared, labels = 0.0, 0
+        lost, counted = 0.0, 0
         order = torch.randperm(len(contexts), generator=generator)
         for rows in torch.split(order, batch_size):
             context_bTD, valid_bT = _padded([contexts[row] for row in rows.tolist()])
-            error_bK = pool.head(pool(context_bTD, valid_bT)) - scaled_BK[rows]
-            known_bK = known_BK[rows]
-            total = (error_bK.square() * known_bK).sum()
+            total, count = labels.loss(pool.head(pool(context_bTD, valid_bT)), rows)
             optimizer.zero_grad()
-            (total / known_bK.sum().clamp(min=1)).backward()
+            (total / max(count, 1)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            squared, labels = squared + total.item(), labels + int(known_bK.sum())
-        errors.append(squared / labels)
+            lost, counted = lost + total.item(), counted + count
+        losses.append(lost / counted)
     pool.eval()
-    return errors
+    return losses
 
 
-def _standardize(pool: AttentionPool, targets_BK: Tensor, known_BK: Tensor) -> None:
+class _Numbers:
+    """Labels in units of their spread; unknown ones do not count."""
+
+    def __init__(self, scaled_BK: Tensor, known_BK: Tensor) -> None:
+        self.scaled_BK, self.known_BK = scaled_BK, known_BK
+
+    def loss(self, out_bK: Tensor, rows: Tensor) -> tuple[Tensor, int]:
+        """Sum over the known labels of a batch, and their number."""
+        known_bK = self.known_BK[rows]
+        total = ((out_bK - self.scaled_BK[rows]).square() * known_bK).sum()
+        return total, int(known_bK.sum())
+
+
+class _Probabilities:
+    """Labels that are probabilities of classes."""
+
+    def __init__(self, shares_BK: Tensor) -> None:
+        self.shares_BK = shares_BK
+
+    def loss(self, out_bK: Tensor, rows: Tensor) -> tuple[Tensor, int]:
+        """Sum over a batch, and its rows."""
+        total = functional.cross_entropy(out_bK, self.shares_BK[rows], reduction="sum")
+        return total, len(rows)
+
+
+def _squared(pool: AttentionPool, targets_BK: Tensor) -> _Numbers:
+    known_BK = targets_BK.isfinite()
     for index, (values, known) in enumerate(zip(targets_BK.T, known_BK.T, strict=True)):
         labels = values[known].double()
         if len(labels) < 2 or float(labels.std()) == 0:
             raise ValueError(f"target {pool.targets[index]} has no two labels that differ")
         pool.target_mean[index], pool.target_scale[index] = labels.mean(), labels.std()
+    scaled_BK = (targets_BK.float().nan_to_num() - pool.target_mean) / pool.target_scale
+    return _Numbers(scaled_BK, known_BK)
+
+
+def _classes(pool: AttentionPool, shares_BK: Tensor) -> _Probabilities:
+    if not bool(shares_BK.isfinite().all()):
+        raise ValueError("an object has no known class; leave it out")
+    pool.target_mean.zero_()
+    pool.target_scale.fill_(1)
+    return _Probabilities(shares_BK.float())
 
 
 def _initialize(pool: AttentionPool, generator: torch.Generator) -> None:

@@ -13,7 +13,7 @@ from skyvec.commands.answers import GalleryOption, SaveOption, hand_out
 from skyvec.commands.options import Catalog, ExtensionOption
 from skyvec.commands.terminal import facts, out
 
-probe_app = typer.Typer(no_args_is_help=True, help="Small models on the vectors.")
+probe_app = typer.Typer(no_args_is_help=True, help="Small models on the vectors or tokens.")
 
 _Probe = Annotated[Path, typer.Option(help="Folder written by `skyvec probe fit --out`.")]
 _Workers = Annotated[
@@ -29,9 +29,17 @@ def probe_fit(
         list[str], typer.Option(help="Column to predict, e.g. Z; repeat it for several.")
     ],
     kind: Annotated[
-        str, typer.Option(help="ridge (numbers), logistic (classes) or knn (either).")
+        str,
+        typer.Option(
+            help="ridge (numbers), logistic (classes), knn (either) or attentive (either; needs an "
+            "extension of `skyvec tokenize`)."
+        ),
     ] = "ridge",
     extension: ExtensionOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Whose encoder reads the tokens, of --kind attentive; skyvec-tiny."),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(help="Parquet file with the targets and ids or positions (ra, dec)."),
@@ -59,7 +67,7 @@ def probe_fit(
         typer.Option(rich_help_panel="Where it runs", help="Address of a Dask scheduler."),
     ] = None,
 ) -> None:
-    """Fit a small model from vectors to columns, scored on parts of the sky left out."""
+    """Fit a small model from vectors, or tokens, to columns; scored on parts of the sky left out."""
     from skyvec.probes.probe import Probe
     from skyvec.stage.cluster import connected
 
@@ -70,7 +78,7 @@ def probe_fit(
     with connected(scheduler) if scheduler else nullcontext() as client:
         probe.fit(
             catalog, extension=extension, labels=labels, on=on, radius_arcsec=radius, where=where,
-            workers=workers, client=client,
+            model=model, workers=workers, client=client,
         )  # fmt: skip
     _print_report(probe)
     if save:
@@ -87,6 +95,12 @@ def probe_apply(
         typer.Option(help="Only predictions like these, e.g. 'photoz > 1 and photoz_width < 0.1'."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the predicted columns.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the model of an attentive probe lies, if not where it was fitted."
+        ),
+    ] = None,
     save: SaveOption = None,
     gallery: GalleryOption = None,
     publish: Annotated[
@@ -98,7 +112,7 @@ def probe_apply(
     ] = None,
     workers: _Workers = None,
 ) -> None:
-    """Predict for every row with a vector; refuses vectors of another model."""
+    """Predict for every row with a vector, or tokens; refuses those of another model."""
     from skyvec.probes.probe import Probe
     from skyvec_schemas.errors import ConfigurationError
 
@@ -109,12 +123,15 @@ def probe_apply(
             remedy="An extension holds every row; select from it with LSDB",
         )  # fmt: skip
     if publish:
-        place = loaded.publish(catalog, publish, extension=extension, bridge=over, columns=name,
-                               workers=workers)  # fmt: skip
+        place = loaded.publish(catalog, publish, extension=extension, bridge=over, model=model,
+                               columns=name, workers=workers)  # fmt: skip
         out.print(f"predictions in {place.with_suffix('')}, described by {place.name}")
         out.print(f'Read them: lsdb.open_catalog("{catalog}").load_extension("{publish}")')
         return
-    found = loaded.apply(catalog, extension=extension, bridge=over, name=name, where=where)
+    found = loaded.apply(
+        catalog, extension=extension, bridge=over, model=model, name=name, where=where,
+        workers=workers,
+    )  # fmt: skip
     hand_out(found, save=save, gallery=gallery, shown=10)
 
 

@@ -41,8 +41,12 @@ class VectorCatalog:
     id_column: str
 
     @classmethod
-    def open(cls, catalog: str | Path, name: str | None = None) -> VectorCatalog:
+    def open(
+        cls, catalog: str | Path, name: str | None = None, *, product: str = "embedding"
+    ) -> VectorCatalog:
         """Open extension ``name`` of a collection, or an ``<extension>.properties`` file.
+
+        Without a name it is the only one of that ``product`` (``embedding`` or ``tokens``).
 
         Raises
         ------
@@ -55,7 +59,7 @@ class VectorCatalog:
                 "there is no such folder", where=str(path), remedy="Give the collection's folder"
             )
         if path.suffix != ".properties":
-            path = path / f"{name or _only_extension(path)}.properties"
+            path = path / f"{name or _only_extension(path, product)}.properties"
         if not path.is_file():
             known = ", ".join(extension_names(path.parent)) or "none"
             raise ConfigurationError(
@@ -155,20 +159,22 @@ def extension_names(collection: Path) -> list[str]:
     return [p.stem for p in named if "dataproduct_type=extension" in p.read_text()]
 
 
-def _is_predicted(properties: Path) -> bool:
-    """Whether it holds what a probe said, and no vectors."""
-    return "skyvec_probe=" in properties.read_text()
+def _product_of(properties: Path) -> str:
+    """``embedding``, ``tokens``, or the ``predictions`` of a probe."""
+    return str(ExtensionProperties.read_from_file(properties).extension_product_type)
 
 
-def _only_extension(collection: Path) -> str:
+def _only_extension(collection: Path, product: str) -> str:
     names = [n for n in extension_names(collection)
-             if not n.endswith("_tokens") and not _is_predicted(collection / f"{n}.properties")]  # fmt: skip
+             if _product_of(collection / f"{n}.properties") == product]  # fmt: skip
     if len(names) == 1:
         return names[0]
+    command = "skyvec tokenize" if product == "tokens" else "skyvec embed"
+    called = "token" if product == "tokens" else product
     raise ConfigurationError(
-        f"holds {len(names)} embedding extensions ({', '.join(names) or 'none'})",
+        f"holds {len(names)} {called} extensions ({', '.join(names) or 'none'})",
         where=str(collection),
-        remedy="Name one with --extension" if names else "Run `skyvec embed` first",
+        remedy="Name one with --extension" if names else f"Run `{command}` first",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,12 @@ from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
 
 from skyvec.answers.answer import Answer
-from skyvec.bridge import Bridge
 from skyvec.extensions.vector_catalog import VectorCatalog
+from skyvec.probes.inputs import Inputs
 from skyvec.probes.labels import holds
-from skyvec.probes.rows import known, wanted_vectors
+from skyvec.probes.rows import known
 from skyvec.releases.ids import canonical_ids
 from skyvec_schemas.errors import ConfigurationError
-from skyvec_schemas.vectors import tensor_values
 
 if TYPE_CHECKING:
     from lsdb import Catalog
@@ -33,20 +33,24 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True, kw_only=True)
 class Predicting:
-    """A probe and the vectors that it may be applied to."""
+    """A probe and what it may be applied to."""
 
     probe: Probe
-    vectors: VectorCatalog
-    bridge: Bridge | None
+    inputs: Inputs
     name: str | None
 
-    def columns(self, vectors: Floats) -> dict[str, NDArray[Any]]:
-        """Predictions of some vectors, by column."""
-        return self.probe.columns(self.bridge.apply(vectors) if self.bridge else vectors, self.name)
+    @property
+    def catalog(self) -> VectorCatalog:
+        """The extension whose rows are predicted for."""
+        return self.inputs.catalog
+
+    def columns(self, inputs: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401
+        """Predictions of what `Inputs.read` gave, by column."""
+        return self.probe.columns(inputs, self.name)
 
     def empty(self) -> dict[str, NDArray[Any]]:
         """No rows, all columns."""
-        return self.columns(np.zeros((0, self.vectors.dim), np.float32))
+        return self.columns(self.inputs.none())
 
     def rows(
         self, pixel: HealpixPixel, wanted: NDArray[np.bool_], count: int
@@ -56,54 +60,34 @@ class Predicting:
             column: np.full(count, None if kind.dtype == object else np.nan, kind.dtype)
             for column, kind in self.empty().items()
         }
-        leaf = self.vectors.release.leaf(pixel)
-        for rows, vectors in wanted_vectors(leaf, self.vectors.name, wanted):
-            good = np.isfinite(vectors).all(1)
-            for column, values in self.columns(vectors[good]).items():
-                columns[column][rows[good]] = values
+        for rows, inputs in self.inputs.read(pixel, wanted):
+            for column, values in self.columns(inputs).items():
+                columns[column][rows] = values
         return columns
 
 
-def admitted(probe: Probe, vectors: VectorCatalog, bridge: Bridge | None) -> None:
-    """Refuse vectors that a probe knows nothing of.
-
-    Raises
-    ------
-    ConfigurationError
-        If they are of another model and no bridge leads to the probe's, or that loses too much.
-    """
-    made = vectors.provenance
-    found = made.fingerprint()
-    if bridge:
-        for one in probe.singles():
-            bridge.admit(one, fingerprint=found, model=made.model)
-    elif found != probe.fingerprint:
-        raise ConfigurationError(
-            f"learnt on vectors {probe.fingerprint[:8]}, these are {found[:8]} by {made.model}",
-            where=f"probe for {', '.join(probe.targets)}",
-            remedy="Fit it again on this extension, or give a bridge to the old vectors; "
-            "numbers from other vectors mean nothing",
-        )
-
-
-def answer(predicting: Predicting, *, where: str | None) -> Answer:
+def answer(predicting: Predicting, *, where: str | None, workers: int) -> Answer:
     """Id, position and predictions of every row with a vector, or of those that fulfil ``where``."""
-    vectors, probe = predicting.vectors, predicting.probe
-    tables, without = [], 0
-    for pixel in vectors.release.pixels:
+    catalog, probe = predicting.catalog, predicting.probe
+
+    def chosen(pixel: HealpixPixel) -> tuple[pa.Table, int]:
         table, columns = _partition(predicting, pixel)
         there = known(next(iter(columns.values())))
-        without += int((~there).sum())
         for column, values in columns.items():
             table = table.append_column(column, _array(values))
         keep = there if where is None else there & fulfils(columns, where)
-        tables.append(table.filter(pa.array(keep)))
+        return table.filter(pa.array(keep)), int((~there).sum())
+
+    with ThreadPoolExecutor(workers) as threads:
+        parts = list(threads.map(chosen, catalog.release.pixels))
+    without = sum(absent for _, absent in parts)
     return Answer(
-        table=pa.concat_tables(tables),
-        id_column=vectors.id_column,
-        catalog=vectors.primary,
-        extension=vectors.name,
-        fingerprint=vectors.provenance.fingerprint(),
+        table=pa.concat_tables(table for table, _ in parts),
+        id_column=catalog.id_column,
+        catalog=catalog.primary,
+        extension=catalog.name,
+        fingerprint=catalog.provenance.fingerprint(),
+        model=predicting.inputs.model["model"],
         question={
             "predicted": ", ".join(probe.targets),
             "by": f"{probe.kind} probe on {probe.extension} ({probe.fingerprint[:12]})",
@@ -147,35 +131,34 @@ class PredictPartition:
         """The same rows with predictions appended."""
         if not len(frame):
             return self.empty(frame)
-        column = self.predicting.vectors.name
-        if column in frame.columns:
-            return frame.assign(**self._series(frame, self._of_values(frame[column])))
-        return frame.assign(**self._series(frame, self._looked_up(frame, pixel)))
+        held = self.predicting.inputs.of_frame(frame)
+        found = self._looked_up(frame, pixel) if held is None else self._of_frame(*held)
+        return frame.assign(**self._series(frame, found))
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         """Equal probes on equal vectors are equal tasks."""
         from skyvec.probes.storage import digest_of
 
         asked = self.predicting
-        return (type(self).__name__, digest_of(asked.probe), str(asked.vectors.release.root),
-                asked.name, str(asked.bridge and asked.bridge.source))  # fmt: skip
+        return (type(self).__name__, digest_of(asked.probe), asked.name, asked.inputs.identity)
 
     def empty(self, frame: NestedFrame) -> NestedFrame:
         """No rows, all columns."""
         none = frame.iloc[:0]
         return none.assign(**self._series(none, self.predicting.empty()))
 
-    def _of_values(self, values: pd.Series[Any]) -> dict[str, NDArray[Any]]:
-        """From vectors that LSDB read; null ones are NaN."""
-        array = values.array.__arrow_array__()
-        vectors = tensor_values(array, missing=np.nan)
-        good = np.isfinite(vectors).all(1)
-        found = self.predicting.columns(vectors[good])
-        return {name: _spread(some, good) for name, some in found.items()}
+    def _of_frame(
+        self,
+        there: NDArray[np.bool_],
+        inputs: Any,  # noqa: ANN401
+    ) -> dict[str, NDArray[Any]]:
+        """From what LSDB read."""
+        found = self.predicting.columns(inputs)
+        return {name: _spread(some, there) for name, some in found.items()}
 
     def _looked_up(self, frame: NestedFrame, pixel: HealpixPixel) -> dict[str, NDArray[Any]]:
         """From the extension's own files, by id."""
-        asked = self.predicting.vectors
+        asked = self.predicting.catalog
         if asked.id_column not in frame.columns:
             raise ConfigurationError(
                 f"has neither the vectors {asked.name!r} nor the id {asked.id_column!r}",
@@ -220,9 +203,9 @@ def _partition(
     predicting: Predicting, pixel: HealpixPixel
 ) -> tuple[pa.Table, dict[str, NDArray[Any]]]:
     """Id and position of all rows of one partition, and their predictions."""
-    info = predicting.vectors.release.catalog.catalog_info
-    names = [predicting.vectors.id_column, info.ra_column, info.dec_column]
-    with pq.ParquetFile(predicting.vectors.release.leaf(pixel)) as leaf:
+    info = predicting.catalog.release.catalog.catalog_info
+    names = [predicting.catalog.id_column, info.ra_column, info.dec_column]
+    with pq.ParquetFile(predicting.catalog.release.leaf(pixel)) as leaf:
         table = leaf.read(columns=names).rename_columns([names[0], "ra", "dec"])
     table = table.replace_schema_metadata(None)
     return table, predicting.rows(pixel, np.ones(len(table), np.bool_), len(table))

@@ -21,9 +21,11 @@ TableOf = Callable[[Sequence[str]], pa.Table]
 
 
 def opened(
-    catalog: str | Path | Catalog, extension: str | None
+    catalog: str | Path | Catalog, extension: str | None, *, product: str = "embedding"
 ) -> tuple[VectorCatalog, TableOf | None]:
     """The vectors of a path or LSDB catalog; for the latter also how to get at its rows.
+
+    Without a name it is the only extension of that ``product`` (``embedding`` or ``tokens``).
 
     Raises
     ------
@@ -31,7 +33,7 @@ def opened(
         If it is neither, or has no such extension.
     """
     if isinstance(catalog, str | Path):
-        return VectorCatalog.open(catalog, extension), None
+        return VectorCatalog.open(catalog, extension, product=product), None
     if not hasattr(catalog, "hc_structure"):
         raise ConfigurationError(
             f"is a {type(catalog).__name__}",
@@ -40,7 +42,9 @@ def opened(
         )
     collection = catalog.hc_collection
     folder = collection.collection_path if collection else catalog.hc_structure.catalog_path
-    vectors = VectorCatalog.open(Path(str(folder)), extension or _loaded(catalog))
+    if product == "embedding":
+        extension = extension or _loaded(catalog)
+    vectors = VectorCatalog.open(Path(str(folder)), extension, product=product)
 
     def table_of(targets: Sequence[str]) -> pa.Table:
         asked = [vectors.id_column, *targets]
@@ -69,7 +73,8 @@ def label_source(
     """Labels of a table, or columns of the primary catalog if there is none."""
     table = None if labels is None else as_table(labels)
     schema = HatsRelease.open(vectors.primary).schema if table is None else table.schema
-    classes = kind == "logistic" or (kind == "knn" and _are_words(schema, targets))
+    either = kind in {"knn", "attentive"}
+    classes = kind == "logistic" or (either and _are_words(schema, targets))
     if table is None:
         return ColumnLabels(vectors, targets, where=where, classes=classes)
     name = str(labels) if isinstance(labels, str | Path) else "the table of labels"

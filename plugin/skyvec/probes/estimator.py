@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from skyvec.probes.attentive import Attentive
 from skyvec.probes.conformal import BINS, CONFIDENCE, Intervals
-from skyvec.probes.fitting import Fitted, Settings
+from skyvec.probes.fitted import Fitted, Model, Settings
 from skyvec.probes.folds import BLOCK_ORDER, FOLDS
 from skyvec.probes.logistic import Logits
 from skyvec.probes.neighbours import Neighbours
@@ -25,11 +26,15 @@ if TYPE_CHECKING:
 Floats = NDArray[np.floating]
 Kind = Literal["ridge", "logistic", "knn", "attentive"]
 
-KINDS = ("ridge", "logistic", "knn")
+KINDS = ("ridge", "logistic", "knn", "attentive")
 
 
 class VectorEstimator(BaseEstimator):
     """Predicts one or more targets from vectors, with intervals.
+
+    An attentive probe predicts from contexts instead: for each row one array (tokens, dim), as
+    `Model.contexts_of_objects` gives them. Wherever vectors (rows, dim) are asked for below, it
+    takes a sequence of these.
 
     Parameters
     ----------
@@ -37,7 +42,8 @@ class VectorEstimator(BaseEstimator):
         Column to predict, e.g. ``Z``; several at once for numbers.
     kind
         ``ridge`` (numbers; all labelled rows, from sums), ``logistic`` (classes with calibrated
-        probabilities; a sample) or ``knn`` (numbers or classes; a sample).
+        probabilities; a sample), ``knn`` (numbers or classes; a sample) or ``attentive`` (numbers
+        or classes, from a token extension; a sample).
     name
         Of the predicted columns, e.g. ``photoz``; with several targets a prefix. By default
         ``<target>_predicted``.
@@ -49,6 +55,7 @@ class VectorEstimator(BaseEstimator):
         Of the conformal intervals, which are apart for each bin of the prediction.
     max_rows
         Labelled rows held in memory: for a ridge those that measure it, for others all it learns.
+        Contexts of an attentive probe are held on disk.
     allow_leaks
         Fit targets, too, that were an input of the model; the record tells.
     seed
@@ -82,6 +89,7 @@ class VectorEstimator(BaseEstimator):
         self.record: dict[str, Any] = {}
         self.scaler: dict[str, Any] = {}
         self.neighbours: Neighbours | None = None
+        self.attentive: Attentive | None = None
         self.temperature = 1.0
 
     @property
@@ -152,9 +160,9 @@ class VectorEstimator(BaseEstimator):
     def _told(self) -> str:
         return f"probe for {', '.join(self.targets)}"
 
-    def _model(self) -> Linear | Logits | Neighbours:
-        if self.neighbours is not None:
-            return self.neighbours
+    def _model(self) -> Model:
+        if held := self.neighbours or self.attentive:
+            return held
         weights = np.asarray(self.weights, np.float64)
         if not weights.size:
             raise ConfigurationError(
@@ -166,25 +174,18 @@ class VectorEstimator(BaseEstimator):
             return Logits(weights=weights, intercept=intercept, temperature=self.temperature)
         return Linear(weights=weights, intercept=intercept)
 
-    def _answers(self, vectors: Floats) -> NDArray[np.float64]:
-        model, vectors = self._model(), np.asarray(vectors)
-        own = model.vectors if isinstance(model, Neighbours) else model.weights.T
-        if vectors.ndim != 2 or vectors.shape[1] != own.shape[1]:
-            raise ConfigurationError(
-                f"has shape {vectors.shape}, the probe learnt on {own.shape[1]} values a row",
-                where="vectors",
-                remedy="Give (rows, dim) of the same model",
-            )
-        return model.predict(vectors)
+    def _answers(self, inputs: Any) -> NDArray[np.float64]:  # noqa: ANN401 - as the kind reads
+        return self._model().predict(inputs)
 
     def _take(self, fitted: Fitted) -> None:
         model, one = fitted.model, isinstance(self.target, str) and not fitted.classes
         self.neighbours = model if isinstance(model, Neighbours) else None
+        self.attentive = model if isinstance(model, Attentive) else None
         self.weights, self.intercept, self.temperature = np.zeros(0), 0.0, 1.0
-        if not isinstance(model, Neighbours):
+        if isinstance(model, Linear | Logits):
             self.weights = model.weights[:, 0] if one else model.weights
             self.intercept = float(model.intercept[0]) if one else model.intercept
-        if isinstance(model, Logits):
+        if isinstance(model, Logits | Attentive):
             self.temperature = model.temperature
         self.classes, self.intervals = fitted.classes, fitted.intervals
         self.scaler = fitted.scaler
@@ -194,18 +195,10 @@ class VectorEstimator(BaseEstimator):
         return Settings(
             targets=self.targets, kind=self.kind, folds=self.folds, alphas=tuple(self.alphas),
             confidence=self.confidence, bins=self.bins, max_rows=self.max_rows, seed=self.seed,
-            blocks_are_sky=sky,
+            block_order=self.block_order, blocks_are_sky=sky,
         )  # fmt: skip
 
     def _refuse_settings(self) -> None:
-        if self.kind == "attentive":
-            raise ConfigurationError(
-                "attends to tokens, of which an extension holds only the mean",
-                where="kind 'attentive'",
-                remedy="Run `skyvec tokenize`, then `python -m skyvec_training pool TOKENS "
-                "--labels CATALOG`: "
-                "its pool.safetensors predicts the targets, and Model.embed(pooling=...) takes it",
-            )
         if self.kind not in KINDS:
             raise ConfigurationError(
                 "unknown kind of probe", where=self.kind, remedy=f"Use one of {', '.join(KINDS)}"

@@ -2,76 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skyvec.probes.conformal import Intervals
+from skyvec.probes.fitted import Fitted, Settings
 from skyvec.probes.folds import Folds
-from skyvec.probes.logistic import Logits, fit_logistic
+from skyvec.probes.kinds import FITS
 from skyvec.probes.neighbours import ROWS as NEIGHBOUR_ROWS
-from skyvec.probes.neighbours import Neighbours, fit_neighbours
-from skyvec.probes.products import Accumulator, Centre
-from skyvec.probes.ridge import ALPHAS, Linear, RidgeFit, fit_ridge
-from skyvec.probes.rows import Rows, first_vectors
+from skyvec.probes.products import Centre
+from skyvec.probes.rows import LabelledPieces, Rows, first_vectors
 from skyvec.probes.scan import (
     CLASSES,
     Census,
     Count,
     Gather,
     Gathered,
-    Sample,
     no_sample,
     over,
-)
-from skyvec.probes.scores import (
-    Score,
-    classification_metrics,
-    is_redshift,
-    photoz_metrics,
 )
 from skyvec_schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from distributed import Client
 
-Floats = NDArray[np.floating]
-
 SAMPLES = {"ridge": 20_000, "logistic": 50_000, "knn": NEIGHBOUR_ROWS}
 """Labelled rows that are kept in memory: for a ridge to measure it, for others to fit them."""
-SHUFFLED_ROWS = 2000
-"""Rows whose labels are shuffled to show what chance scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Choices of a fit."""
+class Counted:
+    """What the first pass leaves: what the labels are, and on which sky."""
 
-    targets: tuple[str, ...]
-    kind: str
-    folds: int
-    alphas: tuple[float, ...] = ALPHAS
-    confidence: float
-    bins: int
-    max_rows: int | None
-    seed: int
-    blocks_are_sky: bool = True
+    census: Census
+    folds: Folds
+    classes: tuple[Any, ...]
+    where: str
+
+    def share(self, most: int) -> float:
+        """Chance of each labelled row to be one of about ``most``."""
+        return min(1.0, most / self.census.labelled)
+
+    def folds_of(self, found: Gathered[Any], settings: Settings) -> NDArray[np.int64]:
+        """Fold of each row of the sample.
+
+        Raises
+        ------
+        ConfigurationError
+            If too few labelled rows can be used.
+        """
+        used, folds = self.used(found), self.folds.of(found.sample.blocks)
+        filled = np.unique(folds)
+        if used < 2 * settings.folds or len(filled) < 2:
+            raise ConfigurationError(
+                f"of {self.census.labelled} labelled rows {found.null} have no vector and "
+                f"{found.not_finite} one with NaN or infinity; {used} are left in {len(filled)} "
+                "folds",
+                where=self.where,
+                remedy=f"At least {2 * settings.folds} in 2 blocks of the sky are needed",
+            )
+        return folds
+
+    def used(self, found: Gathered[Any]) -> int:
+        """Labelled rows with a vector that can be learnt from."""
+        return self.census.labelled - found.null - found.not_finite
+
+    def facts(self, found: Gathered[Any], settings: Settings) -> dict[str, Any]:
+        """For the record of a probe."""
+        census = self.census
+        return {
+            "rows": census.rows, "labelled": census.labelled, "used": self.used(found),
+            "partly_labelled": census.partly, "null_vectors": found.null,
+            "vectors_not_finite": found.not_finite, "folds": self.folds.count,
+            "blocks": len(self.folds.blocks), "sample": len(found.sample),
+            "confidence": settings.confidence, "seed": settings.seed,
+            "notes": _notes(self, found, settings),
+        }  # fmt: skip
 
 
-@dataclass(kw_only=True)
-class Fitted:
-    """A model with everything that is known of it."""
+def counted(
+    rows: LabelledPieces, settings: Settings, *, workers: int, client: Client | None = None
+) -> Counted:
+    """Count labels and deal the sky to folds, before any vector is looked at.
 
-    model: Linear | Logits | Neighbours
-    classes: tuple[Any, ...] = ()
-    """What is told apart, in the order of the model's columns; empty for numbers."""
-    intervals: dict[str, Intervals] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    """For JSON: rows, folds, choices, metrics."""
-    scaler: dict[str, Floats] = field(default_factory=dict)
+    Raises
+    ------
+    ConfigurationError
+        Too few labels or sky blocks, constant labels, or classes that are none.
+    """
+    census = over(Count(rows=rows), rows.pieces(), Census(), workers=workers, client=client)
+    folds = Folds(census.blocks, settings.folds, where=rows.where)
+    classes = _classes(census, settings, rows.where)
+    if not classes:
+        _refuse_constant(census, settings.targets, rows.where)
+    return Counted(census=census, folds=folds, classes=classes, where=rows.where)
 
 
 def fit_rows(
@@ -84,168 +111,25 @@ def fit_rows(
     ConfigurationError
         Too few labels or sky blocks, constant labels, or classes that are none.
     """
-    census = over(Count(rows=rows), rows.pieces(), Census(), workers=workers, client=client)
-    folds = Folds(census.blocks, settings.folds, where=rows.where)
-    classes = _classes(census, settings, rows.where)
+    known = counted(rows, settings, workers=workers, client=client)
     targets = len(settings.targets)
-    if not classes:
-        _refuse_constant(census, settings.targets, rows.where)
     near = first_vectors(rows)
     centre = Centre(
         vectors=near.mean(0) if len(near) else np.zeros(rows.dim, np.float32),
-        labels=np.zeros(targets) if classes else census.means,
-        scale=np.ones(targets) if classes else census.deviations,
+        labels=np.zeros(targets) if known.classes else known.census.means,
+        scale=np.ones(targets) if known.classes else known.census.deviations,
     )
-    most = settings.max_rows or SAMPLES[settings.kind]
     gather = Gather(
-        rows=rows, folds=folds, centre=centre, classes=classes,
-        share=min(1.0, most / census.labelled), seed=settings.seed,
+        rows=rows, folds=known.folds, centre=centre, classes=known.classes,
+        share=known.share(settings.max_rows or SAMPLES[settings.kind]), seed=settings.seed,
         products=settings.kind == "ridge",
     )  # fmt: skip
-    nothing = Gathered(moments={}, parts=[no_sample(rows.dim, targets, rows.dtype)])
+    nothing = Gathered(parts=[no_sample(rows.dim, targets, rows.dtype)])
     found = over(gather, rows.pieces(), nothing, workers=workers, client=client)
-    used = census.labelled - found.null - found.not_finite
-    sample_folds = folds.of(found.sample.blocks)
-    filled = np.unique(sample_folds)
-    if used < 2 * settings.folds or len(filled) < 2:
-        raise ConfigurationError(
-            f"of {census.labelled} labelled rows {found.null} have no vector and "
-            f"{found.not_finite} one with NaN or infinity; {used} are left in {len(filled)} folds",
-            where=rows.where,
-            remedy=f"At least {2 * settings.folds} in 2 blocks of the sky are needed",
-        )
-    fitted = _FITS[settings.kind](found, sample_folds, centre, classes, settings)
-    fitted.facts.update(
-        rows=census.rows, labelled=census.labelled, used=used, partly_labelled=census.partly,
-        null_vectors=found.null, vectors_not_finite=found.not_finite, folds=folds.count,
-        blocks=len(folds.blocks), sample=len(found.sample), confidence=settings.confidence,
-        seed=settings.seed, notes=_notes(census, found, folds, settings),
-    )  # fmt: skip
+    folds = known.folds_of(found, settings)
+    fitted = FITS[settings.kind](found, folds, centre, known.classes, settings)
+    fitted.facts.update(known.facts(found, settings))
     return fitted
-
-
-def _fit_ridge(
-    found: Gathered, folds: NDArray[np.int64], centre: Centre, classes: tuple[Any, ...],
-    settings: Settings,
-) -> Fitted:  # fmt: skip
-    del classes
-    fit = fit_ridge(found.moments, centre, settings.alphas)
-    sample = found.sample
-    left_out = np.empty_like(sample.labels)
-    for fold in np.unique(folds).tolist():
-        held = folds == fold
-        left_out[held] = fit.without[fold].predict(sample.vectors[held])
-    fitted = _numbers(fit.model, left_out, sample, folds, settings)
-    for place, target in enumerate(settings.targets):
-        metrics = fitted.facts["metrics"][target]
-        metrics["r2_of_every_row"] = fit.r2[place]
-        metrics["alpha"] = fit.alphas[place]
-    for target, chance in zip(
-        settings.targets, _shuffled_ridge(found, folds, centre, settings).r2, strict=True
-    ):
-        fitted.facts["metrics"][target]["r2_shuffled"] = chance
-    fitted.scaler = {"mean": fit.mean, "scale": fit.scale}
-    return fitted
-
-
-def _shuffled_ridge(
-    found: Gathered, folds: NDArray[np.int64], centre: Centre, settings: Settings
-) -> RidgeFit:
-    """The same fit, to labels that belong to other rows."""
-    rng = np.random.default_rng(settings.seed)
-    few = _few(folds, rng)
-    sums = Accumulator(centre, int(folds.max()) + 1)
-    labels = found.sample.labels[few]
-    sums.add(found.sample.vectors[few], labels[rng.permutation(len(few))], folds[few])
-    return fit_ridge(sums.moments(), centre, settings.alphas)
-
-
-def _fit_knn(
-    found: Gathered, folds: NDArray[np.int64], centre: Centre, classes: tuple[Any, ...],
-    settings: Settings,
-) -> Fitted:  # fmt: skip
-    del centre
-    sample, rng = found.sample, np.random.default_rng(settings.seed)
-    answers = np.eye(len(classes))[sample.labels[:, 0].astype(int)] if classes else sample.labels
-    fit = fit_neighbours(sample.vectors, answers, folds)
-    few = _few(folds, rng)
-    mixed = answers[few][rng.permutation(len(few))]
-    least = min(int((folds[few] != fold).sum()) for fold in np.unique(folds[few]))
-    chance = fit_neighbours(sample.vectors[few], mixed, folds[few],
-                            counts=(min(fit.model.k, least),)).left_out  # fmt: skip
-    if classes:
-        fitted = _called(fit.model, fit.left_out, sample, classes)
-        fitted.facts["metrics"]["auroc_shuffled"] = classification_metrics(mixed.argmax(1), chance)[
-            "auroc"
-        ]
-    else:
-        fitted = _numbers(fit.model, fit.left_out, sample, folds, settings)
-        for place, target in enumerate(settings.targets):
-            fitted.facts["metrics"][target]["r2_shuffled"] = Score.of(
-                mixed[:, place], chance[:, place], sample.blocks[few], seed=settings.seed
-            ).r2
-    fitted.facts["k"] = fit.model.k
-    fitted.scaler = {"mean": fit.model.mean, "scale": fit.model.scale}
-    return fitted
-
-
-def _fit_logistic(
-    found: Gathered, folds: NDArray[np.int64], centre: Centre, classes: tuple[Any, ...],
-    settings: Settings,
-) -> Fitted:  # fmt: skip
-    del centre
-    sample, rng = found.sample, np.random.default_rng(settings.seed)
-    codes = sample.labels[:, 0].astype(np.int64)
-    fit = fit_logistic(sample.vectors, codes, folds, classes=len(classes), seed=settings.seed)
-    few = _few(folds, rng)
-    mixed = codes[few][rng.permutation(len(few))]
-    chance = fit_logistic(sample.vectors[few], mixed, folds[few], classes=len(classes),
-                          seed=settings.seed, strengths=(fit.strength,))  # fmt: skip
-    fitted = _called(fit.model, fit.probabilities, sample, classes)
-    fitted.facts["metrics"] |= {
-        "ece_uncalibrated": classification_metrics(codes, fit.uncalibrated)["ece"],
-        "auroc_shuffled": classification_metrics(mixed, chance.probabilities)["auroc"],
-    }
-    fitted.facts |= {"strength": fit.strength, "temperature": fit.model.temperature}
-    fitted.scaler = {"mean": fit.mean, "scale": fit.scale}
-    return fitted
-
-
-_FITS = {"ridge": _fit_ridge, "logistic": _fit_logistic, "knn": _fit_knn}
-
-
-def _numbers(
-    model: Linear | Neighbours, left_out: Floats, sample: Sample, folds: NDArray[np.int64],
-    settings: Settings,
-) -> Fitted:  # fmt: skip
-    metrics: dict[str, Any] = {}
-    intervals = {}
-    for place, target in enumerate(settings.targets):
-        labels, predicted = sample.labels[:, place], left_out[:, place]
-        metrics[target] = asdict(Score.of(labels, predicted, sample.blocks, seed=settings.seed))
-        metrics[target]["bias"] = float(np.mean(predicted - labels))
-        if is_redshift(target) and float(labels.min()) > -1:
-            metrics[target]["photoz"] = photoz_metrics(labels, predicted)
-        intervals[target] = Intervals.fit(
-            predicted, labels, folds, confidence=settings.confidence, bins=settings.bins
-        )
-    return Fitted(model=model, intervals=intervals, facts={"metrics": metrics})
-
-
-def _called(
-    model: Logits | Neighbours, probabilities: Floats, sample: Sample, classes: Sequence[Any]
-) -> Fitted:
-    codes = sample.labels[:, 0].astype(np.int64)
-    counts = np.bincount(codes, minlength=len(classes)).tolist()
-    metrics: Mapping[str, Any] = classification_metrics(codes, probabilities)
-    facts = {"metrics": {**metrics, "rows": len(codes), "blocks": len(np.unique(sample.blocks))},
-             "class_rows": counts}  # fmt: skip
-    return Fitted(model=model, classes=tuple(classes), facts=facts)
-
-
-def _few(folds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    few: NDArray[np.int64] = np.sort(rng.permutation(len(folds))[:SHUFFLED_ROWS])
-    return few
 
 
 def _classes(census: Census, settings: Settings, where: str) -> tuple[Any, ...]:
@@ -283,7 +167,8 @@ def _refuse_constant(census: Census, targets: Sequence[str], where: str) -> None
             )
 
 
-def _notes(census: Census, found: Gathered, folds: Folds, settings: Settings) -> list[str]:
+def _notes(counted: Counted, found: Gathered[Any], settings: Settings) -> list[str]:
+    census, folds = counted.census, counted.folds
     notes = []
     if folds.count < settings.folds:
         notes.append(f"{folds.count} folds instead of {settings.folds}: there are as many blocks")

@@ -36,10 +36,12 @@ def refuse_leaks(made: Provenance, targets: Sequence[str], *, allowed: bool) -> 
         if found:
             leaks.append(f"{target} (the model read {', '.join(found)})")
     if leaks and not allowed:
+        tokens = made.product == "tokens"
+        product, make = ("tokens", "tokenize") if tokens else ("vectors", "embed")
         raise ConfigurationError(
-            f"is an input of the model that made the vectors: {'; '.join(leaks)}",
-            where=f"target of a probe on vectors by {made.model}",
-            remedy="Choose another target, embed without this input, or pass allow_leaks=True "
+            f"is an input of the model that made the {product}: {'; '.join(leaks)}",
+            where=f"target of a probe on {product} by {made.model}",
+            remedy=f"Choose another target, {make} without this input, or pass allow_leaks=True "
             "(--allow-leaks) to measure how well it is remembered",
         )
     return [*(f"leak: {leak}" for leak in leaks), *notes]

@@ -1,8 +1,8 @@
 """Classes from vectors: multinomial logistic regression, calibrated on rows that were left out.
 
 Unlike least squares it has no sums that suffice: it is fitted to a bounded sample of the labelled
-rows, drawn in the one pass. Its probabilities are calibrated by one temperature (Guo et al. 2017,
-arXiv 1706.04599), since they are used as such.
+rows, drawn in the one pass. Its probabilities are calibrated by one temperature, since they are
+used as such.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+
+from skyvec.probes.calibration import calibrated, log_loss, temperature_of
+from skyvec.probes.shapes import of_width
 
 Floats = NDArray[np.floating]
 
@@ -40,7 +42,8 @@ class Logits:
 
     def predict(self, vectors: Floats) -> NDArray[np.float64]:
         """Probabilities (rows, classes)."""
-        logits = np.asarray(vectors, np.float64) @ self.weights + self.intercept
+        vectors = np.asarray(of_width(vectors, len(self.weights)), np.float64)
+        logits = vectors @ self.weights + self.intercept
         found: NDArray[np.float64] = softmax(logits / self.temperature, axis=1)
         return found
 
@@ -75,22 +78,18 @@ def fit_logistic(
     standard = (vectors - mean) / scale
     few = np.random.default_rng(seed).permutation(len(codes))[:CHOICE_ROWS]
     losses = [
-        _loss(_left_out(standard[few], codes[few], folds[few], classes, strength), codes[few])
+        log_loss(_left_out(standard[few], codes[few], folds[few], classes, strength), codes[few])
         for strength in strengths
     ]
     strength = strengths[int(np.argmin(losses))]
     logits = _left_out(standard, codes, folds, classes, strength)
-    calibrated = np.empty_like(logits)
-    for fold in np.unique(folds):
-        held = folds == fold
-        calibrated[held] = softmax(logits[held] / _temperature(logits[~held], codes[~held]), axis=1)
     weights, intercept = _fit(standard, codes, classes, strength)
     weights = weights / scale[:, None]
     return LogisticFit(
         strength=strength,
         model=Logits(weights=weights, intercept=intercept - mean @ weights,
-                     temperature=_temperature(logits, codes)),
-        probabilities=calibrated, uncalibrated=softmax(logits, axis=1), mean=mean, scale=scale,
+                     temperature=temperature_of(logits, codes)),
+        probabilities=calibrated(logits, codes, folds), uncalibrated=softmax(logits, axis=1), mean=mean, scale=scale,
     )  # fmt: skip
 
 
@@ -130,15 +129,3 @@ def _fit(
     lacking = np.flatnonzero(counts == 0)
     intercept[lacking] = intercept[there].mean() + np.log(0.5 / counts[there].mean())
     return weights, intercept
-
-
-def _temperature(logits: Floats, codes: NDArray[np.int64]) -> float:
-    """That of least log loss."""
-    found = minimize_scalar(
-        lambda power: _loss(logits / np.exp(power), codes), bounds=(-3, 4), method="bounded"
-    )
-    return float(np.exp(found.x))
-
-
-def _loss(logits: Floats, codes: NDArray[np.int64]) -> float:
-    return float(-log_softmax(logits, axis=1)[np.arange(len(codes)), codes].mean())

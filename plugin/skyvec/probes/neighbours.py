@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
+from skyvec.probes.shapes import of_width
+
 Floats = NDArray[np.floating]
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -33,6 +35,7 @@ class Neighbours:
 
     def predict(self, vectors: Floats) -> NDArray[np.float64]:
         """Mean answers (rows, targets or classes)."""
+        vectors = of_width(vectors, self.vectors.shape[1])
         if not len(vectors):
             return np.zeros((0, self.answers.shape[1]))
         standard = ((vectors - self.mean) / self.scale).astype(np.float32)

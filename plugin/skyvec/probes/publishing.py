@@ -48,13 +48,13 @@ def publish_predictions(predicting: Predicting, name: str, *, workers: int) -> P
     OutputExistsError
         If there is something of that name.
     """
-    vectors, probe = predicting.vectors, predicting.probe
+    catalog, probe = predicting.catalog, predicting.probe
     if not name.isidentifier():
         raise ConfigurationError(
             "is no name for an extension", where=repr(name), remedy="Use letters, digits and _"
         )
-    home = HatsRelease.open(vectors.primary)
-    folder = vectors.release.root.parent
+    home = HatsRelease.open(catalog.primary)
+    folder = catalog.release.root.parent
     root, place = folder / name, folder / f"{name}.properties"
     if is_remote(folder):
         raise ConfigurationError(
@@ -69,32 +69,32 @@ def publish_predictions(predicting: Predicting, name: str, *, workers: int) -> P
     output = Output(root)
     with ThreadPoolExecutor(workers) as threads:
         leaves = list(
-            threads.map(lambda pixel: _write(predicting, output, pixel), vectors.release.pixels)
+            threads.map(lambda pixel: _write(predicting, output, pixel), catalog.release.pixels)
         )
     skymap: Counter[int] = Counter()
     for leaf in leaves:
         skymap.update(leaf.skymap)
-    info = vectors.release.catalog.catalog_info
+    info = catalog.release.catalog.catalog_info
     columns = list(predicting.empty())
     told: dict[str, Any] = {
         "skyvec_probe": digest_of(probe), "skyvec_probe_target": ", ".join(probe.targets),
-        "skyvec_probe_kind": probe.kind, "skyvec_vectors": vectors.name,
-        "skyvec_vectors_fingerprint": vectors.provenance.fingerprint(),
-        "skyvec_model": vectors.provenance.model, "skyvec_version": __version__,
+        "skyvec_probe_kind": probe.kind, "skyvec_vectors": catalog.name,
+        "skyvec_vectors_fingerprint": catalog.provenance.fingerprint(),
+        "skyvec_model": predicting.inputs.model["model"], "skyvec_version": __version__,
     }  # fmt: skip
     builder = f"skyvec v{__version__}"
     finish_catalog(
         root, name=name, rows={leaf.pixel: leaf.rows for leaf in leaves}, skymap=skymap,
         ra_column=info.ra_column, dec_column=info.dec_column,
-        default_columns=[vectors.id_column, info.ra_column, info.dec_column, *columns],
-        healpix_column=vectors.release.healpix_column, healpix_order=info.healpix_order or 29,
-        builder=builder, properties={"prov_progenitor": vectors.name, **told},
+        default_columns=[catalog.id_column, info.ra_column, info.dec_column, *columns],
+        healpix_column=catalog.release.healpix_column, healpix_order=info.healpix_order or 29,
+        builder=builder, properties={"prov_progenitor": catalog.name, **told},
     )  # fmt: skip
     inside = home.collection is not None and folder.resolve() == Path(home.path).resolve()
     replace_properties(
         ExtensionProperties(
             name=name, primary_catalog=home.path.name if inside else str(home.path.resolve()),
-            primary_column=vectors.id_column, join_catalog=name, join_column=vectors.id_column,
+            primary_column=catalog.id_column, join_catalog=name, join_column=catalog.id_column,
             extension_columns=columns, extension_join_style="left",
             shares_primary_coordinates=True, extension_product_type=PRODUCT,
             **told, **provenance_of(builder, sum(leaf.bytes for leaf in leaves)),
@@ -108,10 +108,10 @@ def publish_predictions(predicting: Predicting, name: str, *, workers: int) -> P
 
 
 def _write(predicting: Predicting, output: Output, pixel: HealpixPixel) -> _Leaf:
-    vectors = predicting.vectors
-    info, index = vectors.release.catalog.catalog_info, vectors.release.healpix_column
-    names = [index, vectors.id_column, info.ra_column, info.dec_column]
-    with pq.ParquetFile(vectors.release.leaf(pixel)) as leaf:
+    catalog = predicting.catalog
+    info, index = catalog.release.catalog.catalog_info, catalog.release.healpix_column
+    names = [index, catalog.id_column, info.ra_column, info.dec_column]
+    with pq.ParquetFile(catalog.release.leaf(pixel)) as leaf:
         table = leaf.read(columns=names).replace_schema_metadata(None)
     columns = predicting.rows(pixel, np.ones(len(table), np.bool_), len(table))
     for name, values in columns.items():

@@ -18,8 +18,10 @@ def report_lines(probe: Probe) -> dict[str, str]:
     record = probe.record
     lines = {"target": ", ".join(probe.targets), "kind": _kind(probe)}
     if probe.fingerprint:
-        lines["vectors"] = (
-            f"{probe.extension} by {record.get('model', '?')} (fingerprint {probe.fingerprint[:12]})"
+        by = "read by" if probe.attentive else "by"
+        lines["tokens" if probe.attentive else "vectors"] = (
+            f"{probe.extension} {by} {record.get('model', '?')} (fingerprint "
+            f"{probe.fingerprint[:12]})"
         )
     if "labels" in record:
         lines["labels"] = record["labels"]
@@ -53,6 +55,8 @@ def _kind(probe: Probe) -> str:
     if probe.neighbours:
         rows = len(probe.neighbours.vectors)
         return f"knn, the nearest {probe.neighbours.k} of {rows:,} labelled vectors"
+    if probe.attentive and probe.classes:
+        return f"attentive, {len(probe.classes)} classes, temperature {probe.temperature:.2f}"
     if probe.kind == "logistic":
         return f"logistic, {len(probe.classes)} classes, temperature {probe.temperature:.2f}"
     return probe.kind
@@ -62,7 +66,7 @@ def _of_number(metrics: dict[str, Any], target: str) -> dict[str, str]:
     of = f" {target}" if target else ""
     lines = {
         f"R2{of}": f"{metrics['r2']:.3f} (95%: {_told(metrics['r2_low'])} to "
-        f"{_told(metrics['r2_high'])}); labels shuffled: {metrics['r2_shuffled']:.3f}",
+        f"{_told(metrics['r2_high'])}); labels shuffled: {_told(metrics['r2_shuffled'])}",
         f"RMSE, NMAD, bias{of}": f"{metrics['rmse']:.4f}, {metrics['nmad']:.4f}, "
         f"{metrics['bias']:+.4f}",
     }

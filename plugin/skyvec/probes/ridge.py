@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from skyvec.probes.products import Centre, Moments
+from skyvec.probes.shapes import of_width
 
 Floats = NDArray[np.floating]
 
@@ -30,7 +31,8 @@ class Linear:
 
     def predict(self, vectors: Floats) -> NDArray[np.float64]:
         """Predictions (rows, targets)."""
-        found: NDArray[np.float64] = np.asarray(vectors, np.float64) @ self.weights + self.intercept
+        vectors = np.asarray(of_width(vectors, len(self.weights)), np.float64)
+        found: NDArray[np.float64] = vectors @ self.weights + self.intercept
         return found
 
 

@@ -1,4 +1,4 @@
-"""Labelled vectors in pieces: the partitions of an extension, or arrays."""
+"""Labelled rows in pieces: the partitions of an extension, or arrays."""
 
 from __future__ import annotations
 
@@ -26,12 +26,22 @@ _TOGETHER = 1024
 """Vectors read at a time: few enough for the processor's cache."""
 
 
-class Rows(Protocol):
-    """Labelled vectors, in pieces that can be taken one by one, again and again."""
+class LabelledPieces(Protocol):
+    """Labelled rows, in pieces that can be taken one by one, again and again."""
 
     @property
     def where(self) -> str:
         """What they are, for errors."""
+
+    def pieces(self) -> Sequence[Any]:
+        """Names of the pieces, that travel to workers."""
+
+    def labels(self, piece: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:  # noqa: ANN401
+        """Sky block and labels of every row of a piece."""
+
+
+class Rows(LabelledPieces, Protocol):
+    """Labelled vectors."""
 
     @property
     def dim(self) -> int:
@@ -40,12 +50,6 @@ class Rows(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of stored values."""
-
-    def pieces(self) -> Sequence[Any]:
-        """Names of the pieces, that travel to workers."""
-
-    def labels(self, piece: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:  # noqa: ANN401
-        """Sky block and labels of every row of a piece."""
 
     def vectors(
         self,
@@ -59,8 +63,8 @@ class Rows(Protocol):
 
 
 @dataclass(kw_only=True)
-class CatalogRows:
-    """The rows of an extension; partitions are pieces."""
+class LabelledRows:
+    """The rows of an extension with labels; partitions are pieces."""
 
     catalog: VectorCatalog
     source: Labels
@@ -70,6 +74,25 @@ class CatalogRows:
     def where(self) -> str:
         """What the rows are."""
         return f"{self.catalog.primary}, {self.source.description}"
+
+    def pieces(self) -> Sequence[HealpixPixel]:
+        """See `LabelledPieces.pieces`."""
+        return self.catalog.release.pixels
+
+    def labels(self, piece: HealpixPixel) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """See `LabelledPieces.labels`."""
+        info = self.catalog.release.catalog.catalog_info
+        columns = [self.catalog.id_column, info.ra_column, info.dec_column]
+        with pq.ParquetFile(self.catalog.release.leaf(piece)) as leaf:
+            table = leaf.read(columns=columns, use_threads=False)
+        positions = np.stack([table.column(c).to_numpy() for c in columns[1:]], axis=1)
+        ids = table.column(columns[0]).combine_chunks()
+        return sky_blocks(positions, self.block_order), self.source.of(piece, ids, positions)
+
+
+@dataclass(kw_only=True)
+class CatalogRows(LabelledRows):
+    """The rows of an embedding extension."""
 
     @property
     def dim(self) -> int:
@@ -81,20 +104,6 @@ class CatalogRows:
         """Of stored values."""
         kind = self.catalog.release.schema.field(self.catalog.name).type
         return np.dtype(kind.value_type.to_pandas_dtype())
-
-    def pieces(self) -> Sequence[HealpixPixel]:
-        """See `Rows.pieces`."""
-        return self.catalog.release.pixels
-
-    def labels(self, piece: HealpixPixel) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """See `Rows.labels`."""
-        info = self.catalog.release.catalog.catalog_info
-        columns = [self.catalog.id_column, info.ra_column, info.dec_column]
-        with pq.ParquetFile(self.catalog.release.leaf(piece)) as leaf:
-            table = leaf.read(columns=columns, use_threads=False)
-        positions = np.stack([table.column(c).to_numpy() for c in columns[1:]], axis=1)
-        ids = table.column(columns[0]).combine_chunks()
-        return sky_blocks(positions, self.block_order), self.source.of(piece, ids, positions)
 
     def vectors(
         self, piece: HealpixPixel, wanted: NDArray[np.bool_]
@@ -126,11 +135,11 @@ class ArrayRows:
         return self.features.dtype
 
     def pieces(self) -> Sequence[int]:
-        """See `Rows.pieces`."""
+        """See `LabelledPieces.pieces`."""
         return range(0, len(self.features), self.size)
 
     def labels(self, piece: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """See `Rows.labels`."""
+        """See `LabelledPieces.labels`."""
         rows = slice(piece, piece + self.size)
         return self.blocks[rows], self.targets[rows]
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from hats.pixel_math.healpix_pixel import HealpixPixel
@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from skyvec.probes.folds import Folds
 from skyvec.probes.products import Accumulator, Centre, Moments, merged
-from skyvec.probes.rows import Rows, known, of_all
+from skyvec.probes.rows import LabelledPieces, Rows, known, of_all
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -100,15 +100,32 @@ class Census:
 
 
 @dataclass(kw_only=True)
-class Sample:
-    """Labelled rows that are kept as they are."""
+class Drawn:
+    """Labelled rows that are kept."""
 
-    vectors: Floats
     labels: NDArray[np.float64]
+    """(rows, targets); of classes their codes."""
     blocks: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Rows of all parts, in their order."""
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
+        return cls(**{name: np.concatenate(values) for name, values in columns.items()})
+
+    def of(self, rows: NDArray[np.int64]) -> Self:
+        """Some of the rows."""
+        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+@dataclass(kw_only=True)
+class Sample(Drawn):
+    """Rows with their vectors."""
+
+    vectors: Floats
 
 
 def no_sample(dim: int, targets: int, dtype: np.dtype[Any]) -> Sample:
@@ -117,39 +134,38 @@ def no_sample(dim: int, targets: int, dtype: np.dtype[Any]) -> Sample:
                   blocks=np.empty(0, np.int64))  # fmt: skip
 
 
+DrawnRows = TypeVar("DrawnRows", bound=Drawn)
+
+
 @dataclass(kw_only=True)
-class Gathered:
+class Gathered(Generic[DrawnRows]):
     """What one pass over vectors leaves."""
 
-    moments: dict[int, Moments]
-    parts: list[Sample]
+    moments: dict[int, Moments] = field(default_factory=dict)
+    parts: list[DrawnRows]
     """Of the sample; at least one, which may hold no row."""
     null: int = 0
     """Labelled rows without a vector."""
     not_finite: int = 0
     """Labelled rows whose vector holds NaN or infinity."""
 
-    def __add__(self, other: Gathered) -> Gathered:
+    def __add__(self, other: Gathered[DrawnRows]) -> Gathered[DrawnRows]:
         return Gathered(
             moments=merged(self.moments, other.moments), parts=self.parts + other.parts,
             null=self.null + other.null, not_finite=self.not_finite + other.not_finite,
         )  # fmt: skip
 
     @cached_property
-    def sample(self) -> Sample:
+    def sample(self) -> DrawnRows:
         """All rows that were drawn."""
-        return Sample(
-            vectors=np.concatenate([part.vectors for part in self.parts]),
-            labels=np.concatenate([part.labels for part in self.parts]),
-            blocks=np.concatenate([part.blocks for part in self.parts]),
-        )
+        return type(self.parts[0]).joined(self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
     """The first pass."""
 
-    rows: Rows
+    rows: LabelledPieces
 
     def __call__(self, pieces: Sequence[Any]) -> Census:
         """Count some pieces."""
@@ -174,7 +190,7 @@ class Gather:
     products: bool
     """Whether the sums are needed."""
 
-    def __call__(self, pieces: Sequence[Any]) -> Gathered:
+    def __call__(self, pieces: Sequence[Any]) -> Gathered[Sample]:
         """Look at the vectors of some pieces."""
         with threadpool_limits(1):
             sums = Accumulator(self.centre, self.folds.count)
@@ -187,16 +203,11 @@ class Gather:
         total.not_finite += sums.not_finite
         return total
 
-    def _piece(self, piece: Any, sums: Accumulator) -> Gathered:  # noqa: ANN401
+    def _piece(self, piece: Any, sums: Accumulator) -> Gathered[Sample]:  # noqa: ANN401
         blocks, labels = self.rows.labels(piece)
         every = of_all(labels)
-        if labels.dtype == object:
-            codes = {name: code for code, name in enumerate(self.classes)}
-            labels = np.array([[codes.get(label, np.nan)] for label in labels[:, 0]], np.float64)
-            labels = labels.reshape(-1, 1)
-        place = (piece.order, piece.pixel) if isinstance(piece, HealpixPixel) else (piece,)
-        # A sample that no order of work changes.
-        drawn = np.random.default_rng([self.seed, *place]).random(len(labels)) < self.share
+        labels = coded(labels, self.classes)
+        drawn = lots(self.seed, piece, len(labels)) < self.share
         kept: list[tuple[Floats, NDArray[np.int64]]] = []
         seen = not_finite = 0
         for rows, vectors in self.rows.vectors(piece, every):
@@ -218,7 +229,29 @@ class Gather:
                         not_finite=not_finite)  # fmt: skip
 
 
-Result = TypeVar("Result", Census, Gathered)
+def coded(labels: NDArray[Any], classes: Sequence[Any]) -> NDArray[np.float64]:
+    """Labels as numbers (rows, targets): of classes their places, NaN for none."""
+    if labels.dtype != object:
+        return labels
+    codes = {name: code for code, name in enumerate(classes)}
+    found = [codes.get(label, np.nan) for label in labels[:, 0]]
+    return np.array(found, np.float64).reshape(-1, 1)
+
+
+def lots(seed: int, piece: Any, rows: int) -> NDArray[np.float64]:  # noqa: ANN401
+    """A number in [0, 1) for each row of a piece, which no order of work changes."""
+    place = (piece.order, piece.pixel) if isinstance(piece, HealpixPixel) else (piece,)
+    return np.random.default_rng([seed, *place]).random(rows)
+
+
+class Addable(Protocol):
+    """What passes add up."""
+
+    def __add__(self, other: Self, /) -> Self:
+        """Both together."""
+
+
+Result = TypeVar("Result", bound=Addable)
 
 
 def over(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from skyvec.probes.attentive import Attentive
 from skyvec.probes.conformal import Intervals
 from skyvec.probes.neighbours import Neighbours
 from skyvec_schemas.errors import WeightsError
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 FACTS_FILE, TENSORS_FILE = "probe.json", "probe.safetensors"
 FORMAT = 2
 """Counts changes of these files."""
+
+_POOL = "pool."
+"""Before the names of an attentive probe's tensors."""
 
 AnyProbe = TypeVar("AnyProbe", bound="Probe")
 
@@ -88,19 +92,22 @@ def _facts(probe: Probe) -> dict[str, Any]:
         name: list(value) if isinstance(value, tuple) else value
         for name, value in probe.get_params(deep=False).items()
     }
+    pool = {"pool": probe.attentive.facts()} if probe.attentive else {}
     return {
         "format": FORMAT, "parameters": parameters, "extension": probe.extension,
         "fingerprint": probe.fingerprint, "temperature": probe.temperature,
         "classes": [getattr(c, "item", lambda c=c: c)() for c in probe.classes],
         "k": probe.neighbours.k if probe.neighbours else None,
         "intervals": {t: found.facts() for t, found in probe.intervals.items()},
-        "record": _finite(probe.record),
+        "record": _finite(probe.record), **pool,
     }  # fmt: skip
 
 
 def _tensors(probe: Probe) -> dict[str, NDArray[Any]]:
     tensors = {f"scaler_{name}": np.asarray(a) for name, a in probe.scaler.items()}
-    if probe.neighbours is not None:
+    if probe.attentive is not None:
+        tensors |= {f"{_POOL}{name}": a for name, a in probe.attentive.tensors().items()}
+    elif probe.neighbours is not None:
         tensors |= {"vectors": probe.neighbours.vectors, "answers": probe.neighbours.answers}
     else:
         tensors |= {"weights": np.asarray(probe.weights, np.float64),
@@ -125,6 +132,14 @@ def _rebuilt(
         probe.neighbours = Neighbours(
             vectors=tensors["vectors"], answers=tensors["answers"], k=int(facts["k"]),
             mean=tensors["scaler_mean"], scale=tensors["scaler_scale"],
+        )  # fmt: skip
+        return probe
+    if "pool" in facts:
+        probe.attentive = Attentive.rebuilt(
+            facts["pool"],
+            {n.removeprefix(_POOL): a for n, a in tensors.items() if n.startswith(_POOL)},
+            names=[str(name) for name in probe.classes] or probe.targets,
+            classes=bool(probe.classes), temperature=probe.temperature,
         )  # fmt: skip
         return probe
     one = tensors["weights"].ndim == 1

@@ -45,6 +45,13 @@ class TokenizedRows:
         total: NDArray[np.int32] = np.sum(counts, axis=0).astype(np.int32)
         return total
 
+    def chosen(self, rows: NDArray[np.int64]) -> dict[str, Tokens]:
+        """Tokens of some rows."""
+        return {
+            key: Tokens(ids_BN=coded.ids_BN[rows], valid_BN=coded.valid_BN[rows])
+            for key, coded in self.tokens.items()
+        }
+
     @property
     def contents(self) -> NDArray[np.int64]:
         """Digest of each row's input tokens."""
@@ -115,12 +122,7 @@ def embed_rows(
     rows: TokenizedRows, model: Model, only: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
     """Vectors (rows, dim) of all rows, or of some; failed ones hold numbers not to be stored."""
-    tokens = rows.tokens
-    if only is not None:
-        tokens = {
-            key: Tokens(ids_BN=coded.ids_BN[only], valid_BN=coded.valid_BN[only])
-            for key, coded in tokens.items()
-        }
+    tokens = rows.tokens if only is None else rows.chosen(only)
     vectors: NDArray[np.float32] = model.embed(tokens).numpy()
     return vectors
 

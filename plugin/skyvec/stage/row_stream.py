@@ -180,7 +180,7 @@ class TokenRows:
             for _, batch in prefetched(batches, self.timed):
                 yield Rows(
                     keys=batch.select(keys),
-                    tokenized=_tokenized(batch, self.keys),
+                    tokenized=stored_rows(batch, self.keys),
                     matches=[batch.column(name) for name in theirs],
                 )
 
@@ -188,13 +188,14 @@ class TokenRows:
         """Rows of the stored tokens."""
         with Leaf.open(self.stored.files(self.pixel)) as leaf:
             for batch in leaf.single_rows([*self.keys, FLAGS], rows, at_once=64):
-                yield _tokenized(batch, self.keys)
+                yield stored_rows(batch, self.keys)
 
     def close(self) -> None:
         """Nothing is held."""
 
 
-def _tokenized(batch: pa.RecordBatch, keys: Sequence[str]) -> TokenizedRows:
+def stored_rows(batch: pa.RecordBatch, keys: Sequence[str]) -> TokenizedRows:
+    """Rows of a token extension: the columns of these token keys, and the flags."""
     import torch
 
     tokens = {}

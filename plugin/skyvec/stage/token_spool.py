@@ -6,8 +6,6 @@ file without a name keep a worker's memory independent of the size of a pixel.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skyvec.stage.unnamed_file import UnnamedFile
 from skyvec_core.observations import Tokens
 
 _ABSENT = 0
@@ -36,11 +35,10 @@ class TokenSpool:
 
     def __init__(self, folder: Path, *, rows: int, widths: Mapping[str, int]) -> None:
         self.widths = dict(widths)
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
         bytes_each = [2 * width * rows for width in self.widths.values()]
         starts = np.cumsum([0, *bytes_each])
         self._start = dict(zip(self.widths, starts.tolist(), strict=False))
-        os.truncate(self._file.fileno(), int(starts[-1]))
+        self._file = UnnamedFile(folder, size=int(starts[-1]))
 
     def put(self, key: str, rows: NDArray[np.int64], coded: Tokens) -> None:
         """Store tokens of these rows."""
@@ -48,15 +46,13 @@ class TokenSpool:
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
         for run, part in zip(np.split(rows, breaks), np.split(codes, breaks), strict=True):
             if len(run):
-                self._write(part.tobytes(), self._place(key, int(run[0])))
+                self._file.write(part.tobytes(), self._place(key, int(run[0])))
 
     def get(self, key: str, start: int, stop: int) -> Tokens:
         """Tokens of the rows from ``start`` to before ``stop``."""
         width = self.widths[key]
         size = 2 * width * (stop - start)
-        raw = os.pread(self._file.fileno(), size, self._place(key, start))
-        if len(raw) < size:
-            raise OSError(f"{len(raw)} of {size} bytes of tokens were read back")
+        raw = self._file.read(size, self._place(key, start))
         codes = torch.from_numpy(np.frombuffer(raw, np.int16).reshape(-1, width).astype(np.int64))
         valid = codes != _ABSENT
         return Tokens(ids_BN=torch.where(valid, codes - 1, 0), valid_BN=valid)
@@ -64,12 +60,6 @@ class TokenSpool:
     def close(self) -> None:
         """Give the disk back."""
         self._file.close()
-
-    def _write(self, content: bytes, place: int) -> None:
-        """All of it: what a full disk leaves out would read as tokens that are absent."""
-        done = 0
-        while done < len(content):
-            done += os.pwrite(self._file.fileno(), content[done:], place + done)
 
     def _place(self, key: str, row: int) -> int:
         return self._start[key] + 2 * self.widths[key] * row

@@ -11,8 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from skyvec_core.model.attention_pool import AttentionPool, fit_attention_pool
 from skyvec_training.data.leaves import leaves_of, require_columns
@@ -25,7 +23,6 @@ from skyvec_training.recipe.reading import rows_to_train
 
 TOWER = "contexts"
 """Name of the one tower of a cache for pools."""
-ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +50,7 @@ def fit_pool(
         epochs=run.epochs, batch_size=run.batch, learning_rate=run.learning_rate,
         weight_decay=run.weight_decay, seed=seed,
     )  # fmt: skip
-    found_BK = _predictions(pool, CachedContexts(cache, TOWER, rows[trained:]))
+    found_BK = pool.predict_contexts(CachedContexts(cache, TOWER, rows[trained:]))
     scores = [_r2(labels_BK[trained:, k], found_BK[:, k].double().numpy())
               for k in range(len(run.targets))]  # fmt: skip
     return FittedPool(
@@ -81,17 +78,6 @@ def read_labels(
             values = table.column(target).cast(pa.float64()).to_numpy()
             labels_BK[rows[hit], k] = values[hit]
     return labels_BK
-
-
-@torch.no_grad()
-def _predictions(pool: AttentionPool, contexts: Sequence[Tensor]) -> Tensor:
-    parts = [torch.zeros(0, len(pool.targets))]
-    for start in range(0, len(contexts), ROWS):
-        rows = [contexts[row].float() for row in range(start, min(start + ROWS, len(contexts)))]
-        counts_B = torch.tensor([len(row) for row in rows])
-        padded = pad_sequence(rows, batch_first=True)
-        parts.append(pool.predict(pool(padded, torch.arange(padded.shape[1]) < counts_B[:, None])))
-    return torch.cat(parts)
 
 
 def _r2(labels_B: NDArray[np.float64], found_B: NDArray[np.float64]) -> float:
