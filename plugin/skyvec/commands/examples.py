@@ -76,7 +76,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             'skyvec ask sky "edge-on galaxy" --head text --extension skyvec_tiny_v1 --gallery g.html',
         ),
         "show": ("skyvec show found.parquet --gallery found.html",),
-        "probe fit": ("skyvec probe fit sky --target Z --extension skyvec_tiny_v1 --out photoz",),
+        "probe fit": (
+            "skyvec probe fit sky --target Z --extension skyvec_tiny_v1 --out photoz",
+            "skyvec probe fit sky --target Z --kind attentive --extension skyvec_tiny_tokens",
+        ),
         "probe apply": ("skyvec probe apply sky --probe photoz --save redshifts.parquet",),
         "probe report": ("skyvec probe report photoz",),
     }
