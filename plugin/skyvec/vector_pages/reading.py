@@ -1,4 +1,4 @@
-"""Pieces of an open file in memory that is used again, by few calls.
+"""Pieces of an open file: a few bytes here and there, or many pages in memory that is used again.
 
 A scan that looks at every byte once takes as long over a mapped file as over copies in the
 processor's cache; but of many pages in one call a thread asks less often for Python's lock, and a
