@@ -50,7 +50,7 @@ class HalfCosines:
         """
         # By address and shape alone: a head may hand out a part of wider rows.
         distances = self._distances(np.ascontiguousarray(rows), self._query)
-        # Most rows are far away, and each look at them all lets other threads in between.
+        # Most rows are far away: two looks at all of them instead of a dozen.
         if distances.min(initial=np.inf) > max(0, 1 - least) and not (distances == 1).any():
             return None
         return 1 - distances.astype(np.float32), _odd(distances)

@@ -1,8 +1,8 @@
 """Pieces of an open file: a few bytes here and there, or many pages in memory that is used again.
 
 A scan that looks at every byte once takes as long over a mapped file as over copies in the
-processor's cache; but of many pages in one call a thread asks less often for Python's lock, and a
-file that is cut short meanwhile is an error, and not the end of the process.
+processor's cache, and longer on several threads. And a file that is cut short meanwhile is an
+error, and not the end of the process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WINDOW = 1 << 12
 class Window:
     """Bytes by their place in a file; those that follow closely are read with them.
 
-    To map the file and look at the head of each of its pages takes ten times as long.
+    To map the file and look at the head of each of its pages takes four times as long.
 
     Parameters
     ----------
