@@ -26,7 +26,7 @@ _WINDOW = 1 << 12
 class Window:
     """Bytes by their place in a file; those that follow closely are read with them.
 
-    To map the file and look at the head of each of its pages takes four times as long.
+    To map the file and look at the head of each of its pages takes longer (docs/log.md).
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ _PIECES = 256
 class Memory:
     """What a scan reads into, again and again; for one thread, and one scan at a time.
 
-    New memory for each file would cost as much as a tenth of the reading: the system clears it.
+    New memory for each file would have to be cleared by the system first.
     """
 
     def __init__(self) -> None:
