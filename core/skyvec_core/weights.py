@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from skyvec_core.codecs.folder import refuse_differences
 from skyvec_core.modalities import MODALITIES
@@ -27,6 +29,8 @@ from skyvec_core.model.encoder_decoder import EncoderDecoder
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 Part = Literal["all", "encoder"]
+_ENCODER = ("token_table", "domain_table", "encoder", "encoder_norm", "decoder_proj_context")
+"""What `EncoderDecoder.encode` needs."""
 
 
 def save_transformer(
@@ -142,26 +146,37 @@ def _digest(named: Iterable[tuple[str, Tensor]]) -> str:
 def _empty(folder: Path) -> EncoderDecoder:
     """A model whose parameters are on the meta device, but for the exact position encodings."""
     config = TransformerConfig.from_json(json.loads((folder / CONFIG_FILE).read_text()))
-    with torch.device("meta"):
-        model = EncoderDecoder(config)
-    _restore_buffers(model)
-    return model
+    with torch.device("meta"), _Undrawn():
+        return EncoderDecoder(config)
 
 
-def _restore_buffers(model: EncoderDecoder) -> None:
-    words = model.vocabulary
-    model.position_encoding = words.position_encodings(model.config.dim)
-    model.domain_of_position = words.domain_of_position()
+class _Undrawn(TorchFunctionMode):
+    """Draws no first weights: on the meta device there are none, yet torch would load its compiler
+    to draw them, which takes more than a second.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the function gives
+        named = dict(kwargs or {})
+        if getattr(func, "__module__", None) == init.__name__:
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
 
 
 def _materialize(model: EncoderDecoder, part: Part) -> None:
-    if part == "all":
-        model.to_empty(device="cpu")
-    else:
-        for module in (model.token_table, model.domain_table, model.encoder, model.encoder_norm,
-                       model.decoder_proj_context):  # fmt: skip
-            module.to_empty(device="cpu")
-    _restore_buffers(model)
+    """Give the parameters memory, not yet numbers."""
+    # `Module.to_empty` would load a part of torch's compiler as well.
+    memory = {
+        name: torch.empty(parameter.shape, dtype=parameter.dtype)
+        for name, parameter in model.named_parameters()
+        if part == "all" or name.partition(".")[0] in _ENCODER
+    }
+    model.load_state_dict(memory, strict=False, assign=True)
 
 
 def _checked_names(stored: safe_open, model: EncoderDecoder, path: Path) -> list[str]:

@@ -32,8 +32,10 @@ class EncoderDecoder(nn.Module):
         self.domain_table = nn.Embedding(len(words.modalities), width)
         self.head_table = nn.Parameter(torch.empty(words.num_codes, width))
         self.mask_token = nn.Parameter(torch.zeros(width))
-        self.register_buffer("position_encoding", words.position_encodings(width), persistent=False)
-        self.register_buffer("domain_of_position", words.domain_of_position(), persistent=False)
+        with torch.device("cpu"):  # constants have numbers even where a model has none yet
+            encodings, domains = words.position_encodings(width), words.domain_of_position()
+        self.register_buffer("position_encoding", encodings, persistent=False)
+        self.register_buffer("domain_of_position", domains, persistent=False)
         self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_depth))
         self.encoder_norm = Norm(width)
         self.decoder_proj_context = nn.Linear(width, width)
