@@ -118,7 +118,8 @@ def mock_survey(
         bool, typer.Option(help="Leave the cutouts out: measured numbers, labels and truth only.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; all cores by default.")
+        int | None,
+        typer.Option(min=1, help="Processes; by default one for 500 objects, up to all cores."),
     ] = None,
 ) -> None:
     """Write a synthetic survey with truth: images, spectra, fluxes, shapes, redshifts."""

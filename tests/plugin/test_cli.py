@@ -168,6 +168,11 @@ def test_help_and_version_need_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_status_needs_no_torch():
+    code = "import sys, skyvec.stage.status; assert not {'torch', 'lsdb'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_an_interrupted_run_can_be_looked_at(skyvec, make_collection, model_folder):
     from skyvec.stage.output import MANIFEST, QUANTA
 

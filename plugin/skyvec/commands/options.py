@@ -14,7 +14,7 @@ WorkersOption = Annotated[
     int | None,
     typer.Option(
         rich_help_panel="Where it runs",
-        help="Dask worker processes; all cores by default, 0: none.",
+        help="Dask worker processes; 0: none. By default one a core, at most one a pixel.",
     ),
 ]
 ExtensionOption = Annotated[

@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hats.catalog import ExtensionProperties
 from hats.pixel_math.healpix_pixel import HealpixPixel
@@ -22,9 +23,11 @@ from skyvec.extensions.properties_file import replace_properties, text_of
 from skyvec.extensions.registration import is_registered, register
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.releases.hats.remote import is_remote, resolved
-from skyvec.stage.job import Job
 from skyvec.stage.output import Output
 from skyvec.stage.quantum_record import QuantumRecord
+
+if TYPE_CHECKING:
+    from skyvec.stage.job import Job
 
 _SEAL = "skyvec_seal"
 """Last property of an extension: digest of everything that has to be there with it."""

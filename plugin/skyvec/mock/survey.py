@@ -44,6 +44,9 @@ ROW_GROUP_PIXELS = 256 * CATALOG_SIZE**2
 
 _PARQUET = {"compression": "zstd", "compression_level": 1, "write_statistics": True}
 
+WORTH_A_PROCESS = 500
+"""Objects that take longer than to start a process."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Leaf:
@@ -126,7 +129,8 @@ class MockSurvey:
                 is_held=self.sky.fate != Fate.WITHDRAWN,
             )
             tasks = [*self._leaves(draft, pixels), *self._releases(draft)]
-            run(tasks, workers=workers or cpu_count() or 1, progress=progress)
+            worthwhile = min(cpu_count() or 1, -(-self.observations // WORTH_A_PROCESS))
+            run(tasks, workers=workers or worthwhile, progress=progress)
             self._finish(draft, pixels, spatial)
         return out
 
@@ -288,7 +292,8 @@ def write_mock_survey(
     images
         False leaves the cutouts out of the collection, and every other column as it is.
     workers
-        Processes; all cores by default. More than one needs a main guard in a script.
+        Processes; by default one for each `WORTH_A_PROCESS` objects, up to all cores. More than
+        one needs a main guard in a script.
     progress
         Called with the number of objects observed so far, each counted once for each survey.
     """

@@ -49,7 +49,9 @@ CHOICE: Options = {
 }
 
 WORK: Options = {
-    "workers": _optional(int, "Dask worker processes; all cores by default, 0: none"),
+    "workers": _optional(
+        int, "Dask worker processes; 0: none. By default one a core, at most one a pixel"
+    ),
     "scheduler": _optional(str, "Address of a running Dask scheduler, e.g. tcp://host:8786"),
     "resources": _optional(dict, "What a task needs of a Dask worker, e.g. {GPU: 1}"),
     "max_bad": StageParameter(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import current_process
+from multiprocessing import current_process, forkserver
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from skyvec_schemas.errors import InfrastructureError
@@ -20,12 +22,17 @@ _GUARD = (
 )
 
 
-_KEEP_MEMORY = {
-    f"distributed.nanny.pre-spawn-environ.MALLOC_{kind}_THRESHOLD_": 1 << 28
-    for kind in ("TRIM", "MMAP")
-}
-"""Dask has workers return memory from 64 kB on; torch's buffers then fault in anew at every batch,
-which cost 1.5 times the wall time of an embedding run."""
+_SETTINGS: Mapping[str, object] = MappingProxyType(
+    {
+        # Dask has workers return memory from 64 kB on; torch's buffers then fault in anew at every
+        # batch, which cost 1.5 times the wall time of an embedding run.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 28,
+        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 28,
+        # Dask looks a hundred times a second at what a worker does, for its page of profiles.
+        "distributed.worker.profile.interval": "100ms",
+    }
+)
+_FORKED = {"distributed.worker.multiprocessing-method": "forkserver"}
 
 
 @contextmanager
@@ -39,9 +46,13 @@ def dask_client(
     if client is not None:
         yield client
         return
+    if getattr(current_process(), "_inheriting", False):
+        # A worker is importing a script whose main part is not guarded.
+        raise SystemExit("skyvec: " + _GUARD)
     from distributed import Client as DaskClient
 
     with (
+        _worker_settings(),
         _local_cluster(workers or os.cpu_count() or 1, dashboard=dashboard) as cluster,
         DaskClient(cluster) as connected,
     ):
@@ -73,26 +84,66 @@ def connected(scheduler: str) -> Iterator[Client]:
 
 
 def _local_cluster(workers: int, *, dashboard: bool) -> LocalCluster:
-    import dask
     from distributed import LocalCluster
 
-    if getattr(current_process(), "_inheriting", False):
-        # A worker is importing a script whose main part is not guarded.
-        raise SystemExit("skyvec: " + _GUARD)
     try:
-        with dask.config.set(_KEEP_MEMORY):
-            return LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",  # any port: another run may have the usual one
-                scheduler_kwargs={"dashboard": dashboard},
-                silence_logs="CRITICAL",  # errors come back with their tasks; the rest is goodbyes
-            )
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",  # any port: another run may have the usual one
+            scheduler_kwargs={"dashboard": dashboard},
+            silence_logs="CRITICAL",  # errors come back with their tasks; the rest is goodbyes
+        )
     except RuntimeError as problem:
         raise InfrastructureError(
             f"the workers did not start ({problem})", where="Dask cluster", remedy=_GUARD
         ) from problem
+
+
+@contextmanager
+def _worker_settings() -> Iterator[None]:
+    """How the processes of a cluster on this machine are started, now and when one is replaced."""
+    import dask
+
+    forked = sys.platform == "linux"
+    with dask.config.set({**_SETTINGS, **(_FORKED if forked else {})}):
+        if forked:
+            _start_fork_server(dask.config.get("distributed.nanny.pre-spawn-environ"))
+        yield
+
+
+def _start_fork_server(environment: Mapping[str, object]) -> None:
+    """Start the process that workers are forked from; it ends with this one.
+
+    It imports what all need: alone, each would spend 6 s of a processor on torch and hats, and again
+    when it is replaced. It has no GPU in use and no thread but jemalloc's, which expects to be forked.
+    """
+    forkserver.set_forkserver_preload(["distributed.nanny", "skyvec.stage.quantum"])
+    with _environment(
+        {
+            **environment,
+            # It would search the working directory first, and not where this process does.
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTHONSAFEPATH": 1,
+            "PYTHONHASHSEED": 0,  # Dask wants it to be the same, also after a restart
+        }
+    ):
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _environment(values: Mapping[str, object]) -> Iterator[None]:
+    """What a process finds that is started in the block."""
+    before = dict(os.environ)
+    os.environ.update({name: str(value) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        for name in values:
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
 
 
 def _leave_interrupts_to_the_driver() -> None:

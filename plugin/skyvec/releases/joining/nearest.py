@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 _ARCSEC = math.pi / 180 / 3600
 
@@ -96,6 +95,8 @@ def _pairs(
     """All pairs of places at most a chord apart, and the square of their chords."""
     if not len(ours) or not len(theirs):
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+    from scipy.spatial import cKDTree  # 0.3 s, for joins by position alone
+
     a, b = (cKDTree(at, balanced_tree=False, compact_nodes=False) for at in (ours, theirs))
     found = a.sparse_distance_matrix(b, chord * (1 + 1e-9), output_type="ndarray")
     i, j = found["i"], found["j"]
