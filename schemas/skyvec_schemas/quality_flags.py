@@ -99,6 +99,8 @@ def reasons(flags: int) -> tuple[str, ...]:
 def count_reasons(flags: NDArray[np.int32]) -> Counter[str]:
     """Rows by `reason_names`."""
     found: Counter[str] = Counter()
+    if not flags.any():
+        return found
     kinds, counts = np.unique(flags, return_counts=True)
     for bits, count in zip(kinds.tolist(), counts.tolist(), strict=True):
         found.update(dict.fromkeys(reason_names(bits), count))

@@ -73,3 +73,31 @@ def test_gathered_records_near_a_pixel_come_from_the_table_alone(tmp_path):
     assert set(output.gathered(HealpixPixel(4, 4))) == {(5, 16), (5, 17)}
     assert set(output.gathered()) == {(5, 16), (5, 17), (5, 90)}
     assert Output(tmp_path / "none").gathered(HealpixPixel(4, 4)) == {}
+
+
+def test_records_in_hand_count_and_are_not_read_again(tmp_path, monkeypatch):
+    output = Output(tmp_path)
+    output.gather([record(3, 1)])
+    stored = [record(3, n) for n in range(2, 40)]
+    for each in stored:
+        output.save(each)
+    read = []
+    real = type(tmp_path).read_text
+    monkeypatch.setattr(
+        type(tmp_path), "read_text", lambda place: read.append(place.name) or real(place)
+    )
+    newer = [record(3, n, attempts=2) for n in range(2, 30)]
+    known = output.records(newer)
+    assert list(known.values()) == [record(3, 1), *stored[28:], *newer]
+    assert sorted(read) == sorted(f"Norder=3_Npix={n}.json" for n in range(30, 40))
+
+
+def test_gathering_leaves_a_record_that_somebody_else_made_meanwhile(tmp_path):
+    output = Output(tmp_path)
+    ours = [record(3, n) for n in range(40)]
+    for each in ours:
+        output.save(each)
+    output.save(record(3, 7, attempts=2))
+    output.gather(ours)
+    assert list(output.fresh()) == [record(3, 7, attempts=2)]
+    assert output.gathered() == {each.key: each for each in ours}

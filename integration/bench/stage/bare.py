@@ -1,11 +1,13 @@
-"""The stage's own steps in a bare loop: what is left without driver, records, staging and publishing.
+"""The stage's own steps in a bare loop: what is left without driver, records and publishing.
 
 A plain pyarrow loop writes vectors that lie ready. Here they come from the same model as in the stage,
-and each file is proved as the stage proves it. Nothing can be left out without giving a promise up.
+and each file is proved as the stage proves it, brought to the disk and named in one step. Nothing can be
+left out without giving a promise up.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,7 +33,7 @@ def proved_pyarrow(
     for place, pixel in enumerate(release.pixels):
         release.identity(pixel)  # of the fingerprint
         truth = RowTruth.of(release, pixel, survey.id_column)
-        path, found = out / f"{place}.parquet", None
+        path, found = out / f"{place}.aside", None
         with fast_writer(path, schema, columns) as writer:
             for batch in release.batches(pixel, survey, rows=ROW_GROUP_ROWS):
                 found = found or columns_of(batch, survey)
@@ -51,8 +53,14 @@ def proved_pyarrow(
             chosen = canary_rows(pixel, written.rows)
             for row, batch in zip(chosen, release.single_rows(pixel, survey, chosen), strict=True):
                 again = tokenize_rows(batch, survey, model, columns=found)
+                group, at = divmod(row, ROW_GROUP_ROWS)
+                (content,) = written.columns(columns.names[-1:], group).values()
+                assert content[at].as_py() == again.contents[0]
                 vector = stored_as(embed_rows(again, model), columns.dtype)
                 stored = written.vectors.row(row) if written.vectors else None
                 assert stored is not None
                 assert stored.tobytes() == vector.tobytes()
         file_digest(path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        path.replace(out / f"{place}.parquet")

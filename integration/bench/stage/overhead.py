@@ -88,7 +88,7 @@ def _figures(scratch: Path, pixels: int, rows: int, rounds: int) -> list[Figure]
             name=f"{what}: stage over that bare loop, CPU",
             measured=ratio(ours, spent["bare"], "cpu"),
             asked="at most 1.1",
-            note="driver, fingerprints, records, staging, publication",
+            note="driver, fingerprints, records, publication",
         ),
         Figure(
             name=f"{what}: LSDB map_partitions + write_catalog over stage, CPU",

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hats.catalog import TableProperties
-from hats.io import paths
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from hats.pixel_math.spatial_index import SPATIAL_INDEX_ORDER, spatial_index_to_healpix
 
 from skyvec.extensions.hats_output import SKYMAP_ORDER, finish_catalog
 from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.releases.hats.leaf import leaf_path
 from skyvec.stage.output import HOME, STAGING, Output
 from skyvec.stage.quantum_record import QuantumRecord
 from skyvec.stage.quarantine import lists_anything, quarantine_path, read_quarantine
@@ -71,7 +71,7 @@ def publish_quarantine(
         rows: dict[HealpixPixel, int] = {}
         skymap: Counter[int] = Counter()
         for pixel, table in _once_each(output, records):
-            leaf = Path(str(paths.pixel_catalog_file(made, pixel)))
+            leaf = leaf_path(made, pixel)
             leaf.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(table, leaf, compression="zstd")
             rows[pixel] = len(table)

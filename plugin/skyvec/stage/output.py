@@ -13,20 +13,19 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hats.io import paths
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from upath import UPath
 
+from skyvec.releases.hats.leaf import leaf_path
 from skyvec.releases.hats.remote import is_remote, located, open_parquet, patiently
 from skyvec.stage.quantum_record import QuantumRecord
 from skyvec.stage.record_table import (
@@ -52,8 +51,9 @@ QUANTA = HOME / "quanta.parquet"
 RECORDS = HOME / "records"
 QUARANTINE = HOME / "quarantine"
 
-READERS = 16
-"""Files read at a time: on a shared file system each takes milliseconds of waiting."""
+READERS, READ_AT_A_TIME = 16, 16
+"""Threads that read records, and files that each takes at a time: on a shared file system a file
+takes milliseconds of waiting, on a disk less than to hand it to a thread."""
 
 
 class Output:
@@ -70,7 +70,7 @@ class Output:
 
     def leaf(self, pixel: HealpixPixel) -> Path:
         """The file of one pixel."""
-        return located(paths.pixel_catalog_file(self.root, pixel))
+        return leaf_path(self.root, pixel)
 
     def is_foreign(self) -> bool:
         """Whether something is there that skyvec did not make."""
@@ -125,22 +125,20 @@ class Output:
             # An object appears when its upload is complete.
             _upload(place, lambda store, key: store.put_file(str(local), key))
             return
-        place.parent.mkdir(parents=True, exist_ok=True)
         with local.open("rb") as file:
             os.fsync(file.fileno())  # a name must never outlive a crash without its bytes
-        os.replace(local, place)  # noqa: PTH105 - atomic on every platform
+        _rename(local, place)
 
     def put_text(self, text: str, place: Path) -> None:
         """Write a small file, whole or not at all."""
         if self.remote:
             _upload(place, lambda store, key: store.pipe_file(key, text.encode()))
             return
-        place.parent.mkdir(parents=True, exist_ok=True)
         aside = self.root / STAGING / f"{place.name}.{uuid.uuid4().hex}"
-        aside.parent.mkdir(exist_ok=True)
+        aside.parent.mkdir(parents=True, exist_ok=True)
         try:
             aside.write_text(text)
-            aside.replace(place)
+            _rename(aside, place)
         finally:
             aside.unlink(missing_ok=True)
 
@@ -199,33 +197,40 @@ class Output:
 
     def save(self, record: QuantumRecord) -> None:
         """Keep what became of a pixel."""
-        name = f"Norder={record.order}_Npix={record.pixel}.json"
         # `asdict` would copy the sky map entry by entry.
-        facts = {field.name: getattr(record, field.name) for field in fields(record)}
-        self.put_text(json.dumps(facts), self.root / RECORDS / name)
+        self.put_text(json.dumps(vars(record)), self.root / RECORDS / _name(record.key))
 
     def record(self, pixel: HealpixPixel) -> QuantumRecord | None:
         """The fresh record of one pixel, if this run has written one."""
-        place = self.root / RECORDS / f"Norder={pixel.order}_Npix={pixel.pixel}.json"
+        place = self.root / RECORDS / _name((pixel.order, pixel.pixel))
         try:
             return from_facts(json.loads(place.read_text()))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
 
-    def records(self) -> dict[Key, QuantumRecord]:
-        """What became of every pixel so far; the latest word counts."""
-        return {**self.gathered(), **{record.key: record for record in self.fresh()}}
+    def records(self, made: Iterable[QuantumRecord] = ()) -> dict[Key, QuantumRecord]:
+        """What became of every pixel so far; the latest word counts.
+
+        Parameters
+        ----------
+        made
+            Records that this process has in hand; these are not read again.
+        """
+        ours = {record.key: record for record in made}
+        found = {record.key: record for _, record in self._fresh_places(besides=ours)}
+        return {**self.gathered(), **found, **ours}
 
     def gather(self, records: Iterable[QuantumRecord]) -> None:
         """Put all records into one table, one row for each pixel, and drop the single ones."""
         every = {record.key: record for record in records}
-        if self.gathered() != every:
+        known = self.gathered()
+        if known != every:
             with self.workshop() as folder:
                 pq.write_table(
                     quanta_table(every.values()), folder / QUANTA.name, row_group_size=GROUP_RECORDS
                 )
                 self.put(folder / QUANTA.name, self.root / QUANTA)
-        known = self.gathered()
+            known = self.gathered()
         self._remove(
             [place for place, record in self._fresh_places() if known.get(record.key) == record]
         )
@@ -260,27 +265,37 @@ class Output:
         """Records that are not in the table yet."""
         return (record for _, record in self._fresh_places())
 
-    def _fresh_places(self) -> Iterator[tuple[Path, QuantumRecord]]:
-        for place, text in self._texts(self.root / RECORDS):
+    def _fresh_places(
+        self, *, besides: Collection[Key] = ()
+    ) -> Iterator[tuple[Path, QuantumRecord]]:
+        for place, text in self._texts(
+            self.root / RECORDS, besides={_name(key) for key in besides}
+        ):
             try:
                 yield place, from_facts(json.loads(text))
             except (ValueError, TypeError, KeyError):
                 continue  # torn by a crash of the machine: the pixel is made again
 
-    def _texts(self, folder: Path) -> Iterator[tuple[Path, str | bytes]]:
+    def _texts(
+        self, folder: Path, *, besides: Collection[str]
+    ) -> Iterator[tuple[Path, str | bytes]]:
         """The JSON files of a folder; of a store all at once, since each is a request."""
         if not folder.is_dir():
             return
-        places = sorted(folder.glob("*.json"), key=str)
+        found = (place for place in folder.glob("*.json") if place.name not in besides)
+        places = sorted(found, key=str)
         if not self.remote:
+            parts = [
+                places[at : at + READ_AT_A_TIME] for at in range(0, len(places), READ_AT_A_TIME)
+            ]
             with ThreadPoolExecutor(READERS) as readers:
-                texts = readers.map(_text, places)
-                yield from ((p, text) for p, text in zip(places, texts, strict=True) if text)
+                for part, texts in zip(parts, readers.map(_read_all, parts), strict=True):
+                    yield from ((p, text) for p, text in zip(part, texts, strict=True) if text)
             return
         keys = [place.path for place in places]  # type: ignore[attr-defined]
-        found = _store(folder).cat(keys, on_error="omit") if keys else {}
-        yield from ((place, found[key]) for place, key in zip(places, keys, strict=True)
-                    if key in found)  # fmt: skip
+        held = _store(folder).cat(keys, on_error="omit") if keys else {}
+        yield from ((place, held[key]) for place, key in zip(places, keys, strict=True)
+                    if key in held)  # fmt: skip
 
     def is_whole(self, record: QuantumRecord) -> bool:
         """Whether the file of a finished pixel is still there, as long as its record says."""
@@ -322,6 +337,24 @@ def fingerprints(folder: str, run_id: str) -> dict[Key, str]:
     """`Output.fingerprints` of an extension, read once in each process and run."""
     del run_id
     return Output(folder).fingerprints()
+
+
+def _name(key: Key) -> str:
+    """Of the file that holds the record of a pixel."""
+    return f"Norder={key[0]}_Npix={key[1]}.json"
+
+
+def _rename(local: Path, place: Path) -> None:
+    """Give a file its name, in one step; the first of its folder makes that."""
+    try:
+        os.replace(local, place)  # noqa: PTH105 - atomic on every platform
+    except FileNotFoundError:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(local, place)  # noqa: PTH105
+
+
+def _read_all(places: Sequence[Path]) -> list[str]:
+    return [_text(place) for place in places]
 
 
 def _text(place: Path) -> str:

@@ -144,7 +144,7 @@ class _Quantum:
             return same
         model = model_on_worker(self.job.model)
         with self.output.staged(self.place) as staged:
-            stream = self._stream(model, staged.parent)
+            stream = self._stream(model, staged.parent, rows=truth.rows)
             try:
                 self._write(stream, model, staged)
                 with self.timed("verify"):
@@ -193,19 +193,20 @@ class _Quantum:
                 self.output.commit(staged, self.place)
         return taken_over(same, started=record.started, host=record.host, worker=record.worker)
 
-    def _stream(self, model: Model, staging: Path) -> RowStream:
+    def _stream(self, model: Model, staging: Path, *, rows: int) -> RowStream:
         if self.job.tokens:
             return TokenRows(
                 self.job,
                 self.job.tokens,
                 self.release,
                 self.place,
+                rows=rows,
                 batch_rows=self.batch_rows,
                 timed=self.timed,
             )
         return PixelRows(
             self.job, self.release, self.place, model,
-            batch_rows=self.batch_rows, staging=staging, timed=self.timed,
+            rows=rows, batch_rows=self.batch_rows, staging=staging, timed=self.timed,
         )  # fmt: skip
 
     def _write(self, stream: RowStream, model: Model, staged: Path) -> None:

@@ -63,6 +63,8 @@ class PixelRows:
 
     Parameters
     ----------
+    rows
+        Of the pixel.
     staging
         A folder on a disk with room, for tokens of sources.
     """
@@ -74,12 +76,14 @@ class PixelRows:
         pixel: HealpixPixel,
         model: Model,
         *,
+        rows: int,
         batch_rows: int,
         staging: Path,
         timed: Timed,
     ) -> None:
         self.job, self.release, self.pixel, self.model = job, release, pixel, model
         self.batch_rows, self.timed = batch_rows, timed
+        self.several = rows > batch_rows
         self.columns: ColumnMap | None = None
         self.joined: JoinedRows | None = None
         if job.sources:
@@ -101,7 +105,7 @@ class PixelRows:
         batches = self.release.batches(
             self.pixel, self.job.survey, rows=self.batch_rows, with_labels=with_labels
         )
-        for batch in prefetched(batches, self.timed):
+        for batch in prefetched(batches, self.timed, several=self.several):
             stop = start + len(batch)
             sources = None
             if self.joined:
@@ -155,10 +159,12 @@ class TokenRows:
         release: HatsRelease,
         pixel: HealpixPixel,
         *,
+        rows: int,
         batch_rows: int,
         timed: Timed,
     ) -> None:
         self.job, self.pixel, self.batch_rows, self.timed = job, pixel, batch_rows, timed
+        self.several = rows > batch_rows
         self.release, self.keys = release, tokens.keys
         self.stored = opened(tokens.folder, job.run_id)
         if pixel not in self.stored.pixels:
@@ -177,7 +183,7 @@ class TokenRows:
                   for name in matches]  # fmt: skip
         with Leaf.open(self.stored.files(self.pixel)) as leaf:
             batches = leaf.batches([*keys, *self.keys, FLAGS, *theirs], rows=self.batch_rows)
-            for _, batch in prefetched(batches, self.timed):
+            for _, batch in prefetched(batches, self.timed, several=self.several):
                 yield Rows(
                     keys=batch.select(keys),
                     tokenized=stored_rows(batch, self.keys),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -97,7 +98,8 @@ def run(
     client
         Any Dask client; by default a cluster on this machine.
     workers
-        Processes of that cluster; 0 runs in this process.
+        Processes of that cluster, by default one for each core, or for each pixel if these are
+        fewer; 0 runs in this process.
     resources
         What a task needs of a Dask worker, e.g. ``{"GPU": 1}``.
     max_bad
@@ -193,7 +195,8 @@ def _work(
     if not prepared.todo:
         return
     here = client is None and workers == 0
-    with nullcontext() if here else dask_client(client, workers) as connected:
+    busy = min(os.cpu_count() or 1, len(prepared.todo))
+    with nullcontext() if here else dask_client(client, workers or busy) as connected:
         pool: Pool
         if connected is None:
             pool = InThisProcess(prepared.job)
@@ -218,7 +221,7 @@ def _settle(
     """Write down how it stands, and publish what is complete."""
     with output.alone():
         job, release, name = prepared.job, prepared.release, prepared.name
-        known = {**output.records(), **{record.key: record for record in fresh}}
+        known = output.records(fresh)
         chosen = [(pixel.order, pixel.pixel) for pixel in prepared.pixels]
         record = RunRecord(
             name=name, source=release.path, output=output.root, properties=None,

@@ -4,8 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hats.io import paths
+from hats.pixel_math.healpix_pixel import HealpixPixel
 
-from skyvec.releases.hats.leaf import Leaf
+from skyvec.releases.hats.leaf import Leaf, leaf_path
+from skyvec.releases.hats.remote import is_remote, located
 from skyvec_schemas.errors import ContractError
 
 
@@ -32,3 +35,12 @@ def test_a_row_that_is_not_there_is_an_error_after_those_that_are(files):
         assert next(found).column(0).to_pylist() == [99]
         with pytest.raises(ContractError, match="row 100 is not there"):
             next(found)
+
+
+@pytest.mark.parametrize("root", ["/data/sky", "relative", "memory://bucket/sky"])
+@pytest.mark.parametrize("suffix", [".parquet", ".parq", "/"])
+@pytest.mark.parametrize("pixel", [HealpixPixel(0, 4), HealpixPixel(9, 3_100_000)])
+def test_a_pixel_lies_where_hats_says(root, suffix, pixel):
+    ours = leaf_path(located(root), pixel, suffix)
+    assert str(ours) == str(located(paths.pixel_catalog_file(root, pixel, npix_suffix=suffix)))
+    assert is_remote(ours) == ("://" in root)

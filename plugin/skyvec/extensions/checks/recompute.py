@@ -114,7 +114,7 @@ class _Again:
         where = self.subject.shown(leaf.path)
         with ExitStack() as stack:
             try:
-                stream = self._stream(leaf.pixel, stack)
+                stream = self._stream(leaf.pixel, stack, rows=leaf.rows)
             except _FAILURES as problem:
                 what = f"its rows cannot be made anew ({first_line(problem)})"
                 self.findings.problem(what, where=where, remedy=_LOOK)
@@ -126,18 +126,18 @@ class _Again:
                     what = f"row {row} cannot be made anew ({first_line(problem)})"
                     self.findings.problem(what, where=where, remedy=_LOOK)
 
-    def _stream(self, pixel: HealpixPixel, stack: ExitStack) -> RowStream:
+    def _stream(self, pixel: HealpixPixel, stack: ExitStack, *, rows: int) -> RowStream:
         stream: RowStream
-        rows = self.job.batch_rows
         if self.job.tokens:
             stream = TokenRows(
-                self.job, self.job.tokens, self.release, pixel, batch_rows=rows, timed=StepTimes()
-            )
+                self.job, self.job.tokens, self.release, pixel,
+                rows=rows, batch_rows=self.job.batch_rows, timed=StepTimes(),
+            )  # fmt: skip
         else:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="skyvec-")))
             stream = PixelRows(
                 self.job, self.release, pixel, self.model,
-                batch_rows=rows, staging=folder, timed=StepTimes(),
+                rows=rows, batch_rows=self.job.batch_rows, staging=folder, timed=StepTimes(),
             )  # fmt: skip
         stack.callback(stream.close)
         return stream

@@ -11,11 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hats.io import paths
 from hats.pixel_math.healpix_pixel import HealpixPixel
 
 from skyvec.extensions.vector_catalog import extension_names
 from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.releases.hats.leaf import leaf_path
 from skyvec.releases.hats.remote import first_line, is_remote, located
 from skyvec.stage.output import JOB_FILE, RUN_FILE, Output
 from skyvec.stage.quantum_record import QuantumRecord
@@ -116,7 +116,7 @@ class Subject:
 
     def leaf(self, pixel: HealpixPixel) -> Path:
         """Where the leaf of a pixel belongs."""
-        return located(paths.pixel_catalog_file(self.folder, pixel))
+        return leaf_path(self.folder, pixel)
 
     def shown(self, path: Path) -> str:
         """A path as people know it, below the folder that holds the extension."""

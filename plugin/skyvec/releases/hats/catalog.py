@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import hats
@@ -18,7 +18,7 @@ from upath import UPath
 
 from skyvec.releases.hats.arrow_types import array_at
 from skyvec.releases.hats.column_map import ColumnMap, Target, band_order
-from skyvec.releases.hats.leaf import Leaf, footer
+from skyvec.releases.hats.leaf import Leaf, footer, leaf_path
 from skyvec.releases.hats.remote import (
     first_line,
     is_remote,
@@ -101,9 +101,7 @@ class HatsRelease:
 
     def leaf(self, pixel: HealpixPixel) -> Path:
         """Parquet file of one pixel, or the folder of its files where the catalog has such."""
-        root, suffix = self.root, self.catalog.catalog_info.npix_suffix or ".parquet"
-        # Only a local path is nothing but its name.
-        return _leaf(root, pixel, suffix) if is_remote(root) else _local_leaf(root, pixel, suffix)
+        return leaf_path(self.root, pixel, self.catalog.catalog_info.npix_suffix or ".parquet")
 
     def files(self, pixel: HealpixPixel) -> tuple[Path, ...]:
         """Every Parquet file of one pixel, in the order in which their rows count."""
@@ -228,13 +226,6 @@ class HatsRelease:
         """Size, row count and footer digest of one leaf: what it holds, without reading it all."""
         files = {place.name: footer(place) for place in self.files(pixel)}
         return next(iter(files.values())) if len(files) == 1 else files
-
-
-def _leaf(root: Path, pixel: HealpixPixel, suffix: str) -> Path:
-    return located(paths.pixel_catalog_file(root, pixel, npix_suffix=suffix))
-
-
-_local_leaf = lru_cache(maxsize=64)(_leaf)
 
 
 def _read_local(path: Path) -> object:
