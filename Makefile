@@ -16,16 +16,20 @@ JOBS    ?= 2
 OTHERS  := test_dask.py test_runners.py test_train_scorecard.py
 PYTEST  := $(BIN)/python -m pytest -n $(JOBS) --durations 12
 
+# Tests start hundreds of processes, each of which would otherwise compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND = Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all integration others parity lint fmt types imports check chaos bench-stage bench-aion bench-releases \
+.PHONY: help setup setup-all demo test test-all integration others parity lint fmt types imports check chaos bench-stage bench-aion bench-releases \
         bench-training bench-tokens bench-search train-kills docs \
         dist-check train-tiny clean
 
 help:  ## list these words
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+setup-all: $(VENV)/.docs $(AION)/.ready  ## the environments of all tests
 
 setup: $(READY)  ## make .venv with skyvec (editable) and the tools, at the tested versions
 
@@ -43,8 +47,10 @@ $(GALAXIES): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps piczl==0.1.4
 	@touch $@
 
-$(AION)/.ready: integration/aion_parity/requirements.txt
+$(AION)/.ready: integration/aion_parity/requirements.txt $(READY)
+	rm -rf $(AION)
 	$(PYTHON) -m venv $(AION)
+	bash tools/lend_torch.sh $(abspath $(BIN))/python $(abspath $(AION))/bin/python
 	$(AION)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
@@ -55,11 +61,12 @@ test: $(READY)  ## fast tests: no network, no cluster
 	$(PYTEST) tests
 
 integration: $(GALAXIES) $(VENV)/.docs  ## end to end: LSDB, Dask workers, the command line, the page
-	$(PYTEST) --dist loadfile integration -m integration --ignore integration/aion_parity \
+	$(PYTEST) --dist loadfile integration -m "integration and not variant" --ignore integration/aion_parity \
 	  $(addprefix --ignore integration/,$(OTHERS))
 
-others: $(READY)  ## the scorecard end to end; other runners and clusters: ceci, RAIL, Snakemake, SLURM, GPUs (not in CI)
+others: $(READY)  ## the scorecard end to end; variants; other runners and clusters: ceci, RAIL, Snakemake, SLURM, GPUs (not in CI)
 	$(BIN)/python -m pytest $(addprefix integration/,$(OTHERS)) -m integration
+	$(BIN)/python -m pytest integration -m variant
 
 parity: $(READY) $(AION)/.ready  ## codes, vectors and files against the official AION-1 package
 	SKYVEC_AION_PYTHON=$(abspath $(AION))/bin/python \
@@ -114,7 +121,7 @@ bench-tokens: $(READY)  ## compiling, reading and masking tokens, as a table
 train-kills: $(READY)  ## a training run killed at 30 moments, beside one that was left alone
 	OMP_NUM_THREADS=1 $(BIN)/python integration/training_kills.py --work $(KILLS)
 
-$(VENV)/.docs: $(READY)
+$(VENV)/.docs: $(GALAXIES)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 

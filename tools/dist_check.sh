@@ -10,8 +10,7 @@ trap 'rm -rf "$work"' EXIT
 ls -l "$work/dist" | awk 'NR > 1 {print $5, $9}'
 "$venv/bin/python" -m venv "$work/venv"
 wheel=$(ls "$work"/dist/*.whl)
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check -c "$root/constraints.txt" \
-  "${TORCH:-torch==2.13.0}"
+bash "$root/tools/lend_torch.sh" "$venv/bin/python" "$work/venv/bin/python"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check -c "$root/constraints.txt" "$wheel"
 cd "$work"
 "$work/venv/bin/python" - <<'PY'
