@@ -1,6 +1,7 @@
 """Worker processes of this machine: forked from one that has what they need, as its parent sees it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -46,7 +47,8 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_have_what_they_need_when_they_start_and_when_they_are_replaced(tmp_path):
+def started(tmp_path, **environment):
+    """What the workers of a script say of themselves: two, and the two after one has died."""
     folder, modules = tmp_path / "here", tmp_path / "modules"
     folder.mkdir()
     modules.mkdir()
@@ -58,14 +60,26 @@ def test_workers_have_what_they_need_when_they_start_and_when_they_are_replaced(
     script.write_text(_SCRIPT)
     told = subprocess.run(
         [sys.executable, str(script), str(modules)],
-        cwd=folder, capture_output=True, text=True, check=False,
+        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     first, replaced = json.loads(told.stdout.splitlines()[-1])
     assert len(first) == len(replaced) == 2
     for each in (*first, *replaced):
-        assert each["had"] == ["torch", "hats", "skyvec.stage.quantum"]
         assert each["threads"] == "1"
         assert each["beside"] == "in the search path of the script"
     assert len({each["pid"] for each in (*first, *replaced)}) == 3
     assert len({each["hash"] for each in (*first, *replaced)}) == 1
+    return [*first, *replaced]
+
+
+def test_workers_have_what_they_need_when_they_start_and_when_they_are_replaced(tmp_path):
+    for each in started(tmp_path):
+        assert each["had"] == ["torch", "hats", "skyvec.stage.quantum"]
+
+
+def test_where_no_socket_can_be_made_workers_start_as_ever(tmp_path):
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    for each in started(tmp_path, TMPDIR=str(long)):
+        assert each["had"] == []

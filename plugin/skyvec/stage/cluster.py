@@ -106,30 +106,34 @@ def _worker_settings() -> Iterator[None]:
     """How the processes of a cluster on this machine are started, now and when one is replaced."""
     import dask
 
-    forked = sys.platform == "linux"
-    with dask.config.set({**_SETTINGS, **(_FORKED if forked else {})}):
-        if forked:
-            _start_fork_server(dask.config.get("distributed.nanny.pre-spawn-environ"))
-        yield
+    with dask.config.set(_SETTINGS):
+        forked = _fork_server_runs(dask.config.get("distributed.nanny.pre-spawn-environ"))
+        with dask.config.set(_FORKED if forked else {}):
+            yield
 
 
-def _start_fork_server(environment: Mapping[str, object]) -> None:
-    """Start the process that workers are forked from; it ends with this one.
+def _fork_server_runs(environment: Mapping[str, object]) -> bool:
+    """Start the process that workers are forked from, if one can be; it ends with this one.
 
     It imports what all need: alone, each would spend 6 s of a processor on torch and hats, and again
     when it is replaced. It has no GPU in use and no thread but jemalloc's, which expects to be forked.
     """
+    if sys.platform != "linux" or sys.version_info < (3, 11, 1):  # CVE-2022-42919
+        return False
     forkserver.set_forkserver_preload(["distributed.nanny", "skyvec.stage.quantum"])
-    with _environment(
-        {
-            **environment,
-            # It would search the working directory first, and not where this process does.
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONSAFEPATH": 1,
-            "PYTHONHASHSEED": 0,  # Dask wants it to be the same, also after a restart
-        }
-    ):
-        forkserver.ensure_running()
+    settings = {
+        **environment,
+        # It would search the working directory first, and not where this process does.
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONSAFEPATH": 1,
+        "PYTHONHASHSEED": 0,  # Dask wants it to be the same, also after a restart
+    }
+    try:
+        with _environment(settings):
+            forkserver.ensure_running()
+    except OSError:
+        return False  # no place for its socket: TMPDIR is too long a path, or not to be written to
+    return True
 
 
 @contextmanager
