@@ -13,6 +13,8 @@ KILLS   ?= .train-kills
 PEERS   ?= .bench-peers
 SEARCHED ?= .bench-search
 JOBS    ?= 2
+# Tests end to end wait for processes a good part of their time.
+WAITING ?= 3
 OTHERS  := test_dask.py test_runners.py test_train_scorecard.py
 PYTEST  := $(BIN)/python -m pytest -n $(JOBS) --durations 12
 
@@ -51,7 +53,7 @@ $(AION)/.ready: integration/aion_parity/requirements.txt $(READY)
 	rm -rf $(AION)
 	$(PYTHON) -m venv $(AION)
 	bash tools/lend_torch.sh $(abspath $(BIN))/python $(abspath $(AION))/bin/python
-	$(AION)/bin/pip install --quiet --disable-pip-version-check -r $<
+	$(AION)/bin/pip install --quiet --no-compile --disable-pip-version-check -r $<
 	@touch $@
 
 demo: $(GALAXIES)  ## real and mock galaxies: HATS in, extension out, one page of results
@@ -61,7 +63,7 @@ test: $(READY)  ## fast tests: no network, no cluster
 	$(PYTEST) tests
 
 integration: $(GALAXIES) $(VENV)/.docs  ## end to end: LSDB, Dask workers, the command line, the page
-	$(PYTEST) --dist loadfile integration -m "integration and not variant" --ignore integration/aion_parity \
+	$(PYTEST) -n $(WAITING) --dist loadfile integration -m "integration and not variant" --ignore integration/aion_parity \
 	  $(addprefix --ignore integration/,$(OTHERS))
 
 others: $(READY)  ## the scorecard end to end; variants; other runners and clusters: ceci, RAIL, Snakemake, SLURM, GPUs (not in CI)

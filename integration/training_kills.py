@@ -16,11 +16,13 @@ import argparse
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -88,13 +90,13 @@ def command(tokens: Path, recipe: Path, out: Path) -> list[str]:
 
 def start(
     tokens: Path, recipe: Path, out: Path, *, ranks: int, grouped: bool = False
-) -> list[subprocess.Popen]:
+) -> list[Rank]:
     """The processes of a run; a single one has a process group only if that is asked for."""
     words = ["-m", "skyvec_training", *command(tokens, recipe, out)]
     return start_ranks(words, out, ranks=ranks if grouped or ranks > 1 else 0)
 
 
-def start_ranks(words: list[str], out: Path, *, ranks: int) -> list[subprocess.Popen]:
+def start_ranks(words: list[str], out: Path, *, ranks: int) -> list[Rank]:
     """Python once for each rank, its words into ``out/rank-<n>.txt``; 0: one without a group."""
     out.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
@@ -104,23 +106,60 @@ def start_ranks(words: list[str], out: Path, *, ranks: int) -> list[subprocess.P
     for rank in range(max(1, ranks)):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(place if ranks else {})}
-        with (out / f"rank-{rank}.txt").open("a") as said:
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, *words], env=environment, stdout=said, stderr=subprocess.STDOUT
-                )
-            )
+        started.append(Rank(words, place if ranks else {}, out / f"rank-{rank}.txt"))
     return started
 
 
-def finish(processes: list[subprocess.Popen], *, seconds: float = 800) -> list[int]:
+class Rank:
+    """A process of a run, with the methods of `subprocess.Popen` that are needed.
+
+    It is forked from a server with torch in it: of the 10 s that a rank of these runs would take of a
+    processor, 5 are imports.
+    """
+
+    def __init__(self, words: list[str], place: dict[str, str], said: Path) -> None:
+        given = {"WORDS": words, "PLACE": place, "SAID": str(said)}
+        context = get_context("forkserver")
+        context.set_forkserver_preload(_NEEDED)
+        os.environ["OMP_NUM_THREADS"] = "1"
+        self._process = context.Process(
+            target=runpy.run_path,
+            args=(str(Path(__file__).with_name("training_rank.py")), given, "__main__"),
+        )
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """The exit code, once there is one."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float) -> int:
+        """The exit code."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("a rank", timeout)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Unless it has ended."""
+        if self._process.is_alive():
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+_NEEDED = ["skyvec_training.commands.train", "torch._dynamo", "torch.distributed.fsdp",
+           "matplotlib.figure", "pandas"]  # fmt: skip
+
+
+def finish(processes: list[Rank], *, seconds: float = 800) -> list[int]:
     """Exit codes."""
     return [process.wait(timeout=seconds) for process in processes]
 
 
 def kill_once(
-    processes: list[subprocess.Popen], out: Path, rng: np.random.Generator, *, before: int
+    processes: list[Rank], out: Path, rng: np.random.Generator, *, before: int
 ) -> dict[str, object] | None:
     """One kill; None if the run was faster. The survivor must end by itself, with code 50.
 

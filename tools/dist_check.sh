@@ -11,7 +11,7 @@ ls -l "$work/dist" | awk 'NR > 1 {print $5, $9}'
 "$venv/bin/python" -m venv "$work/venv"
 wheel=$(ls "$work"/dist/*.whl)
 bash "$root/tools/lend_torch.sh" "$venv/bin/python" "$work/venv/bin/python"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check -c "$root/constraints.txt" "$wheel"
+"$work/venv/bin/pip" install --quiet --no-compile --disable-pip-version-check -c "$root/constraints.txt" "$wheel"
 cd "$work"
 "$work/venv/bin/python" - <<'PY'
 import skyvec, skyvec_core, skyvec_schemas, skyvec_training
