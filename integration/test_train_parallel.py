@@ -169,9 +169,10 @@ def test_a_signal_to_one_rank_stops_all_and_the_rest_is_bit_equal(work, tokens, 
 
 
 def test_three_kills_leave_no_trace(work, tokens, pair):
-    out = work / "kills"
-    done = kills.disturbed(tokens, recipe(work, "kills"), out, kills=3, seed=4, worlds=(2,))
+    settings, out = kills.write_recipe(work / "kills.toml", steps=STEPS, every=5), work / "kills"
+    done = kills.disturbed(tokens, settings, out, kills=3, seed=4, worlds=(2,))
     assert len(done) == 3
+    assert any(kill["step"] for kill in done), "no attempt went on from a checkpoint"
     found = kills.compare(out, pair)
     assert (found["logs_equal"], found["weights_equal"]) == (True, True)
 

@@ -32,7 +32,6 @@ def end():
 
 if __name__ == "__main__":
     from skyvec.stage.cluster import dask_client
-    from distributed import wait
 
     before = dict(os.environ)
     with dask_client(workers=2) as client:
@@ -43,6 +42,9 @@ if __name__ == "__main__":
         client.run(end, workers=[dead], on_error="ignore")
         while len(now := client.run(look, on_error="ignore")) < 2 or dead in now:
             pass
+    os.environ["SET_LATER"] = "seen"
+    with dask_client(workers=1) as client:
+        assert list(client.run(os.environ.get, "SET_LATER").values()) == ["seen"]
     print(json.dumps([list(first.values()), list(now.values())]))
 """
 

@@ -113,8 +113,8 @@ def start_ranks(words: list[str], out: Path, *, ranks: int) -> list[Rank]:
 class Rank:
     """A process of a run, with the methods of `subprocess.Popen` that are needed.
 
-    It is forked from a server with torch in it: of the 10 s that a rank of these runs would take of a
-    processor, 5 are imports.
+    It is forked from a server with torch in it: a rank of these short runs would spend half of its
+    processor time on imports.
     """
 
     def __init__(self, words: list[str], place: dict[str, str], said: Path) -> None:

@@ -4,6 +4,9 @@
 set -euo pipefail
 site() { "$1" -c 'import sysconfig; print(sysconfig.get_path("platlib"))'; }
 from=$(site "$1") to=$(site "$2")
+# pip would mend another version through the links, in the lender.
+lent=$("$1" -c 'from importlib.metadata import version; print(version("torch").partition("+")[0])')
+grep -q "^torch==$lent\$" "$(dirname "$0")/../constraints.txt" || exit 0
 for each in torch torchgen functorch; do
   ln -s "$from/$each" "$to/$each"
 done

@@ -404,7 +404,7 @@ def _run(
         _refuse_wrong_data(prepared)
     listeners = telemetry(log_json, metrics)
     with (
-        _dask(scheduler, workers=workers, dashboard=dashboard and bool(prepared.todo)) as client,
+        _dask(scheduler, workers, tasks=len(prepared.todo), dashboard=dashboard) as client,
         console_monitor(out) as shown,
     ):
         record = run_plan(
@@ -499,15 +499,15 @@ def _choice(option: str, value: str, known: tuple[str, ...]) -> None:
 
 @contextmanager
 def _dask(
-    scheduler: str | None, *, workers: int | None = None, dashboard: bool = False
+    scheduler: str | None, workers: int | None, *, tasks: int, dashboard: bool
 ) -> Iterator[Any]:
     from skyvec.stage.cluster import connected, dask_client
 
     if scheduler is not None:
         with connected(scheduler) as client:
             yield client
-    elif dashboard:
-        with dask_client(workers=workers, dashboard=True) as client:
+    elif dashboard and tasks:
+        with dask_client(workers=workers, tasks=tasks, dashboard=True) as client:
             out.print(f"Dashboard: {client.dashboard_link}")
             yield client
     else:

@@ -37,11 +37,22 @@ _FORKED = {"distributed.worker.multiprocessing-method": "forkserver"}
 
 @contextmanager
 def dask_client(
-    client: Client | None = None, workers: int | None = None, *, dashboard: bool = False
+    client: Client | None = None,
+    workers: int | None = None,
+    *,
+    tasks: int | None = None,
+    dashboard: bool = False,
 ) -> Iterator[Client]:
     """The caller's client, or one to a cluster on this machine that ends with the block.
 
     One thread per process: torch uses its own, and their number is part of promised bits.
+
+    Parameters
+    ----------
+    workers
+        Processes of that cluster; one for each core by default.
+    tasks
+        How many there are, where that is known: by default no more workers are started.
     """
     if client is not None:
         yield client
@@ -51,9 +62,11 @@ def dask_client(
         raise SystemExit("skyvec: " + _GUARD)
     from distributed import Client as DaskClient
 
+    cores = os.cpu_count() or 1
+    workers = workers or (cores if tasks is None else max(1, min(cores, tasks)))
     with (
         _worker_settings(),
-        _local_cluster(workers or os.cpu_count() or 1, dashboard=dashboard) as cluster,
+        _local_cluster(workers, dashboard=dashboard) as cluster,
         DaskClient(cluster) as connected,
     ):
         connected.run(_leave_interrupts_to_the_driver)
@@ -93,6 +106,8 @@ def _local_cluster(workers: int, *, dashboard: bool) -> LocalCluster:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",  # any port: another run may have the usual one
             scheduler_kwargs={"dashboard": dashboard},
+            # What they are forked from may be older than what is set now, such as credentials.
+            env=dict(os.environ),
             silence_logs="CRITICAL",  # errors come back with their tasks; the rest is goodbyes
         )
     except RuntimeError as problem:
@@ -115,14 +130,20 @@ def _worker_settings() -> Iterator[None]:
 def _fork_server_runs(environment: Mapping[str, object]) -> bool:
     """Start the process that workers are forked from, if one can be; it ends with this one.
 
-    It imports what all need: alone, each would spend 6 s of a processor on torch and hats, and again
-    when it is replaced. It has no GPU in use and no thread but jemalloc's, which expects to be forked.
+    It imports what all need: alone, each would spend seconds of a processor on torch and hats, and
+    again when it is replaced (docs/benchmarks.md). It has no GPU in use and no thread but jemalloc's, which expects to be forked.
     """
     if sys.platform != "linux" or sys.version_info < (3, 11, 1):  # CVE-2022-42919
         return False
-    forkserver.set_forkserver_preload(["distributed.nanny", "skyvec.stage.quantum"])
+    import dask
+    from distributed.utils import get_mp_context
+
+    with dask.config.set(_FORKED):
+        context = get_mp_context()  # which makes a list of its own, once
+    context.set_forkserver_preload(["distributed.nanny", "skyvec.stage.quantum"])
     settings = {
-        **environment,
+        # As Dask has it: what the user set comes first, and None leaves a variable alone.
+        **{name: os.environ.get(name, v) for name, v in environment.items() if v is not None},
         # It would search the working directory first, and not where this process does.
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "PYTHONSAFEPATH": 1,

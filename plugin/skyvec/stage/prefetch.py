@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import TypeVar
 
 from skyvec.stage.timing import Timed
@@ -23,21 +24,16 @@ def prefetched(items: Iterator[T], timed: Timed, *, several: bool = True) -> Ite
         with timed("read"):
             return next(items, _END)
 
-    if not several:
+    def begun() -> Callable[[], object]:
+        return reader.submit(following).result if reader else following
+
+    with ThreadPoolExecutor(1, "skyvec-read") if several else nullcontext() as reader:
+        upcoming = begun()
         while True:
             with timed("wait"):
-                item = following()
+                item = upcoming()
             if item is _END:
                 return
-            yield item  # type: ignore[misc]
-            del item
-    with ThreadPoolExecutor(1, thread_name_prefix="skyvec-read") as reader:
-        upcoming = reader.submit(following)
-        while True:
-            with timed("wait"):
-                item = upcoming.result()
-            if item is _END:
-                return
-            upcoming = reader.submit(following)
+            upcoming = begun()
             yield item  # type: ignore[misc]
             del item

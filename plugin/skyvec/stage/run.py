@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -195,8 +194,8 @@ def _work(
     if not prepared.todo:
         return
     here = client is None and workers == 0
-    busy = min(os.cpu_count() or 1, len(prepared.todo))
-    with nullcontext() if here else dask_client(client, workers or busy) as connected:
+    tasks = len(prepared.todo)
+    with nullcontext() if here else dask_client(client, workers, tasks=tasks) as connected:
         pool: Pool
         if connected is None:
             pool = InThisProcess(prepared.job)
