@@ -68,6 +68,14 @@ class Output:
         """Whether it is an object store."""
         return is_remote(self.root)
 
+    @cached_property
+    def _staging(self) -> Path:
+        return self.root / STAGING
+
+    @cached_property
+    def _records(self) -> Path:
+        return self.root / RECORDS
+
     def leaf(self, pixel: HealpixPixel) -> Path:
         """The file of one pixel."""
         return leaf_path(self.root, pixel)
@@ -108,8 +116,8 @@ class Output:
             with tempfile.TemporaryDirectory(prefix="skyvec-") as folder:
                 yield Path(folder) / f"{pixel.order}_{pixel.pixel}.parquet"
             return
-        place = self.root / STAGING / f"{pixel.order}_{pixel.pixel}.{uuid.uuid4().hex}"
-        place.parent.mkdir(parents=True, exist_ok=True)
+        self._staging.mkdir(parents=True, exist_ok=True)
+        place = self._staging / f"{pixel.order}_{pixel.pixel}.{uuid.uuid4().hex}"
         try:
             yield place
         finally:
@@ -134,18 +142,19 @@ class Output:
         if self.remote:
             _upload(place, lambda store, key: store.pipe_file(key, text.encode()))
             return
-        aside = self.root / STAGING / f"{place.name}.{uuid.uuid4().hex}"
-        aside.parent.mkdir(parents=True, exist_ok=True)
+        self._staging.mkdir(parents=True, exist_ok=True)
+        aside = self._staging / f"{place.name}.{uuid.uuid4().hex}"
         try:
             aside.write_text(text)
             _rename(aside, place)
-        finally:
+        except BaseException:
             aside.unlink(missing_ok=True)
+            raise
 
     @contextmanager
     def workshop(self) -> Iterator[Path]:
         """A local folder for files to `put`, on the output's own disk if it has one; gone after."""
-        staging = None if self.remote else self.root / STAGING
+        staging = None if self.remote else self._staging
         if staging:
             staging.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=staging, prefix="skyvec-") as folder:
@@ -175,7 +184,7 @@ class Output:
     def clear_staging(self) -> None:
         """Remove what killed attempts left; nobody may be writing."""
         if not self.remote:
-            shutil.rmtree(self.root / STAGING, ignore_errors=True)
+            shutil.rmtree(self._staging, ignore_errors=True)
 
     # ---- who wrote it
 
@@ -198,11 +207,11 @@ class Output:
     def save(self, record: QuantumRecord) -> None:
         """Keep what became of a pixel."""
         # `asdict` would copy the sky map entry by entry.
-        self.put_text(json.dumps(vars(record)), self.root / RECORDS / _name(record.key))
+        self.put_text(json.dumps(vars(record)), self._records / _name(record.key))
 
     def record(self, pixel: HealpixPixel) -> QuantumRecord | None:
         """The fresh record of one pixel, if this run has written one."""
-        place = self.root / RECORDS / _name((pixel.order, pixel.pixel))
+        place = self._records / _name((pixel.order, pixel.pixel))
         try:
             return from_facts(json.loads(place.read_text()))
         except (FileNotFoundError, json.JSONDecodeError):
@@ -268,9 +277,7 @@ class Output:
     def _fresh_places(
         self, *, besides: Collection[Key] = ()
     ) -> Iterator[tuple[Path, QuantumRecord]]:
-        for place, text in self._texts(
-            self.root / RECORDS, besides={_name(key) for key in besides}
-        ):
+        for place, text in self._texts(self._records, besides={_name(key) for key in besides}):
             try:
                 yield place, from_facts(json.loads(text))
             except (ValueError, TypeError, KeyError):

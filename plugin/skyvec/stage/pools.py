@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hats.pixel_math.healpix_pixel import HealpixPixel
 
+from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.stage.dask_task import packed, run_task
 from skyvec.stage.job import Job
 from skyvec.stage.monitor import Beat
@@ -82,12 +83,12 @@ class Pool(Protocol):
 
 
 class InThisProcess:
-    """One task at a time, here."""
+    """One task at a time, here, with the catalog as it was opened for the plan."""
 
     window = workers = 1
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, release: HatsRelease) -> None:
+        self._job, self._release = job, release
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._task: Task | None = None
 
@@ -99,7 +100,7 @@ class InThisProcess:
         """Run the task, if there is one; its beats come before its end."""
         if self._task:
             task, self._task = self._task, None
-            self._events.put(_attempt(self._job, task, self._events))
+            self._events.put(self._attempt(task))
         try:
             return self._events.get(timeout=max(seconds, 0.001))
         except queue.Empty:
@@ -108,16 +109,15 @@ class InThisProcess:
     def close(self) -> None:
         """Nothing is left running."""
 
-
-def _attempt(job: Job, task: Task, events: queue.SimpleQueue[Event]) -> Ended:
-    try:
-        record = run_quantum(
-            job, task.pixel.order, task.pixel.pixel,
-            attempt=task.attempt, batch_rows=task.batch_rows, tell=events.put,
-        )  # fmt: skip
-    except Exception as problem:  # noqa: BLE001 - sorted by the driver; one pixel never stops a run
-        return Ended(task=task, outcome=problem)
-    return Ended(task=task, outcome=record)
+    def _attempt(self, task: Task) -> Ended:
+        try:
+            record = run_quantum(
+                self._job, task.pixel.order, task.pixel.pixel, attempt=task.attempt,
+                batch_rows=task.batch_rows, tell=self._events.put, release=self._release,
+            )  # fmt: skip
+        except Exception as problem:  # noqa: BLE001 - sorted by the driver; one pixel never stops a run
+            return Ended(task=task, outcome=problem)
+        return Ended(task=task, outcome=record)
 
 
 class OnDask:

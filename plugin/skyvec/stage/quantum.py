@@ -23,6 +23,7 @@ from hats.pixel_math.spatial_index import spatial_index_to_healpix
 from numpy.typing import NDArray
 
 from skyvec.extensions.hats_output import SKYMAP_ORDER
+from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.stage.canaries import prove_canaries
 from skyvec.stage.earlier import EarlierVectors, earlier_extension, taken_over
 from skyvec.stage.failures import in_one_line, is_memory
@@ -61,11 +62,17 @@ def run_quantum(
     tell: Tell | None = None,
     beat_seconds: float = BEAT_SECONDS,
     worker: str = "",
+    release: HatsRelease | None = None,
 ) -> QuantumRecord:
     """Embed (or tokenize) one pixel; runs on a worker.
 
     Where memory does not suffice, the pixel is begun anew with half the rows at a time; the rows
     come out the same.
+
+    Parameters
+    ----------
+    release
+        The catalog of the job, where it is open already.
 
     Raises
     ------
@@ -83,7 +90,9 @@ def run_quantum(
         started = time.perf_counter()
         try:
             beats = _Beats(place, tell, every=beat_seconds)
-            record = _Quantum(job, place, output, batch_rows=rows, beats=beats).run(record)
+            release = release or opened(job.source, job.run_id)
+            quantum = _Quantum(job, place, output, release, batch_rows=rows, beats=beats)
+            record = quantum.run(record)
         except ContractError as problem:
             if problem.retry:
                 raise
@@ -117,11 +126,17 @@ def _now() -> str:
 
 class _Quantum:
     def __init__(
-        self, job: Job, place: HealpixPixel, output: Output, *, batch_rows: int, beats: _Beats
+        self,
+        job: Job,
+        place: HealpixPixel,
+        output: Output,
+        release: HatsRelease,
+        *,
+        batch_rows: int,
+        beats: _Beats,
     ) -> None:
-        self.job, self.place, self.output = job, place, output
+        self.job, self.place, self.output, self.release = job, place, output, release
         self.batch_rows = batch_rows
-        self.release = opened(job.source, job.run_id)
         self.timed = StepTimes()
         self.flags: Counter[str] = Counter()
         self.skymap: Counter[int] = Counter()
@@ -133,14 +148,13 @@ class _Quantum:
     def run(self, record: QuantumRecord) -> QuantumRecord:
         identity = self.job.identity(self.release, self.place)
         fingerprint = pixel_fingerprint(self.job.provenance.fingerprint(), identity)
-        record = replace(record, fingerprint=fingerprint)
         before = self.output.record(self.place)
         if before and before.fingerprint == fingerprint and finished_and_whole(self.output, before):
             return before
         truth = RowTruth.of(self.release, self.place, self.job.survey.id_column)
         if truth.rows == 0:
-            return replace(record, outcome="empty")
-        if same := self._taken_over(record):
+            return replace(record, fingerprint=fingerprint, outcome="empty")
+        if same := self._taken_over(record, fingerprint):
             return same
         model = model_on_worker(self.job.model)
         with self.output.staged(self.place) as staged:
@@ -161,6 +175,7 @@ class _Quantum:
             self.output.commit(staged, self.place)
         return replace(
             record,
+            fingerprint=fingerprint,
             rows=self.rows,
             failed_rows=self.failed,
             partial_rows=self.partial,
@@ -176,12 +191,12 @@ class _Quantum:
             golden=golden_on_worker(self.job.model),
         )
 
-    def _taken_over(self, record: QuantumRecord) -> QuantumRecord | None:
+    def _taken_over(self, record: QuantumRecord, fingerprint: str) -> QuantumRecord | None:
         """The leaf of an earlier extension, where input and settings are the same."""
         if not self.job.earlier:
             return None
         earlier = earlier_extension(self.job.earlier, self.job.run_id)
-        same = earlier.same_leaf(self.place, record.fingerprint)
+        same = earlier.same_leaf(self.place, fingerprint)
         if same is None or earlier.name != self.output.root.name:
             return None  # columns carry the name of their extension
         if same.outcome == "done":
@@ -230,8 +245,7 @@ class _Quantum:
         columns = self.job.columns
         with WrittenLeaf(staged, columns.name if columns else None) as written:
             truth.verify(written, columns)
-            where = str(self.release.leaf(self.place))
-            prove_canaries(written, stream, model, self.job, self.place, where=where)
+            prove_canaries(written, stream, model, self.job, self.place, where=self.log.leaf)
 
     def _table(self, rows: Rows, model: Model, schema: pa.Schema) -> pa.Table:
         coded = rows.tokenized
@@ -277,11 +291,12 @@ class _Quantum:
         coded: TokenizedRows = rows.tokenized
         joined = stream.joined if isinstance(stream, PixelRows) else None
         matched = joined.ids if joined else None
-        self.log.add_rows(rows.keys, coded.flags, start=self.rows, matched=matched)
+        if coded.flags.any():
+            self.log.add_rows(rows.keys, coded.flags, start=self.rows, matched=matched)
+            self.partial += int((((coded.flags & ~INFORMATIVE) != 0) & ~coded.failed).sum())
+            self.flags.update(count_reasons(coded.flags))
         self.rows += len(coded.flags)
         self.failed += int(coded.failed.sum())
-        self.partial += int((((coded.flags & ~INFORMATIVE) != 0) & ~coded.failed).sum())
-        self.flags.update(count_reasons(coded.flags))
         healpix = rows.keys.column(self.release.healpix_column).to_numpy()
         cells, counts = np.unique(
             spatial_index_to_healpix(healpix, SKYMAP_ORDER), return_counts=True

@@ -198,7 +198,7 @@ def _work(
     with nullcontext() if here else dask_client(client, workers, tasks=tasks) as connected:
         pool: Pool
         if connected is None:
-            pool = InThisProcess(prepared.job)
+            pool = InThisProcess(prepared.job, prepared.release)
         else:
             pool = OnDask(prepared.job, connected, resources)
         try:
