@@ -145,7 +145,7 @@ class Output:
         self._staging.mkdir(parents=True, exist_ok=True)
         aside = self._staging / f"{place.name}.{uuid.uuid4().hex}"
         try:
-            aside.write_text(text)
+            aside.write_bytes(text.encode())
             _rename(aside, place)
         except BaseException:
             aside.unlink(missing_ok=True)

@@ -91,8 +91,7 @@ def run_quantum(
         try:
             beats = _Beats(place, tell, every=beat_seconds)
             release = release or opened(job.source, job.run_id)
-            quantum = _Quantum(job, place, output, release, batch_rows=rows, beats=beats)
-            record = quantum.run(record)
+            record = _Quantum(job, place, output, release, batch_rows=rows, beats=beats).run(record)
         except ContractError as problem:
             if problem.retry:
                 raise
