@@ -32,11 +32,18 @@ Case = Callable[[int], object]
 """What is timed; takes the number of the round, so that each can write to a place of its own."""
 
 
-def rounds_in_turn(cases: Mapping[str, Case], rounds: int) -> dict[str, list[Spent]]:
-    """Time every case once in each round, so that noise hits all alike."""
+def rounds_in_turn(
+    cases: Mapping[str, Case], rounds: int, *, there_and_back: bool = False
+) -> dict[str, list[Spent]]:
+    """Time every case once in each round, so that noise hits all alike.
+
+    ``there_and_back`` takes every other round in reverse, where what a case leaves behind (pages still to
+    be written, a warm cache) may tell on the next.
+    """
     taken: dict[str, list[Spent]] = {name: [] for name in cases}
     for turn in range(rounds):
-        for name, call in cases.items():
+        order = list(cases.items())
+        for name, call in reversed(order) if there_and_back and turn % 2 else order:
             wall, cpu = perf_counter(), process_time()
             call(turn)
             spent = Spent(wall=perf_counter() - wall, cpu=process_time() - cpu)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -122,8 +123,10 @@ def _footers(
         raise RowTruthError(
             "holds no row", where=str(output.root), remedy="Choose pixels that hold some"
         )
-    with ThreadPoolExecutor(_FOOTERS_AT_A_TIME if output.remote else 1) as threads:
-        found = list(threads.map(lambda pixel: _footer(output, pixel, rows[pixel]), pixels))
+    with ThreadPoolExecutor(_FOOTERS_AT_A_TIME) if output.remote else nullcontext() as threads:
+        # On a disk a footer takes less than to hand it to a thread.
+        each = threads.map if threads else map
+        found = list(each(lambda pixel: _footer(output, pixel, rows[pixel]), pixels))
     first = found[0][0].schema
     for pixel, (footer, _) in zip(pixels, found, strict=True):
         if not footer.schema.equals(first):

@@ -8,7 +8,7 @@ every object that a source had to refuse.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -88,7 +88,6 @@ class QuarantineLog:
     ) -> None:
         # An object of a source has none of the keys, so they may all be null.
         self.keys = [pa.field(key.name, key.type) for key in keys]
-        self.schema = pa.schema([*self.keys, *_FIELDS])
         self.pixel = pixel
         self.leaf = leaf
         self.first_cell = pixel.pixel << 2 * (healpix_order - pixel.order)
@@ -111,6 +110,11 @@ class QuarantineLog:
             leaf=str(release.leaf(pixel)),
             healpix_order=SPATIAL_INDEX_ORDER if order is None else order,
         )
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Of the list; most pixels need none."""
+        return pa.schema([*self.keys, *_FIELDS])
 
     @property
     def failed(self) -> int:
