@@ -21,7 +21,7 @@ from skyvec_schemas.survey_columns import LEGACY_SURVEY
 DIM = 768
 SIZES = ((12, 5000), (192, 500))
 """Pixels and rows of each."""
-CLOSE = 3
+CLOSE = 6
 """Rounds of the stage beside its limit, for each round of the others: they differ by less than noise."""
 BATCH_ROWS = peers.ROW_GROUP_ROWS
 """Rows of 11 numbers: the stage's default of 128 is for rows with cutouts."""

@@ -23,7 +23,7 @@ from threadpoolctl import ThreadpoolController
 from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.search.best import Floor, first_of_each
 from skyvec.search.filters import CatalogFilters
-from skyvec.search.scan import LeafAnswer, LeafTask, Question, scan, table_of
+from skyvec.search.scan import Counts, LeafAnswer, LeafTask, Question, scan
 from skyvec.vector_pages.reading import Memory
 from skyvec_schemas.errors import ConfigurationError
 
@@ -34,6 +34,8 @@ AHEAD = 8
 """Files that are on their way, for each worker, or in all on threads."""
 _WAITING = 1 << 14
 """Rows of answers that are put in order at a time."""
+_OPEN = 64
+"""Scanned files that stay open until their rows are told, at most."""
 SHARE_ROWS = 1 << 16
 """Rows of a file for which a thread of its own is worth opening it again."""
 
@@ -43,7 +45,7 @@ class Ranking:
     """The k best rows of each query, query by query, best first."""
 
     table: pa.Table
-    """See `table_of`."""
+    """See `LeafAnswer.table`."""
     searched: int
     """Vectors that were compared."""
     null: int
@@ -113,12 +115,14 @@ def _on_threads(
         return scan(task, question, floor, own.memory)
 
     def table(answer: LeafAnswer) -> pa.Table:
-        return table_of(answer.task, floor.reached_by(answer.rows), question)
+        return answer.table(floor.reached_by(answer.rows), question)
 
-    def tables() -> Iterator[pa.Table]:
-        """Of what is held; a file that lost all its rows meanwhile is not opened again."""
+    def tell() -> None:
+        """Of what is held, but not of a file that lost all its rows meanwhile."""
         some = [each for each in held if len(floor.reached_by(each.rows))]
-        return pool.map(table, some or held[:1])
+        merged.add(pool.map(table, some or held[:1]))
+        while held:
+            held.pop().file.close()
 
     with one_thread_each(), ThreadPoolExecutor(threads) as pool:
         # Few at a time, since what waits to be merged takes memory.
@@ -127,12 +131,12 @@ def _on_threads(
             while waiting:
                 answer = waiting.popleft().result()
                 waiting.extend(pool.submit(scanned, task) for task in islice(tasks, 1))
-                merged.count(answer)
+                merged.count(answer.counts)
                 held.append(answer)
-                # The later ids are looked up, the fewer rows are left to look them up of.
-                if not waiting or sum(len(each.rows) for each in held) > merged.most:
-                    merged.add(tables())
-                    held = []
+                # The later rows are told, the fewer are left to tell.
+                many = sum(len(each.rows) for each in held) > merged.most
+                if not waiting or many or len(held) >= _OPEN:
+                    tell()
         finally:
             pool.shutdown(cancel_futures=True)
     return merged.ranking()
@@ -151,18 +155,19 @@ def _on_cluster(
 
     running = as_completed([submit(task) for task in islice(tasks, ahead)])
     for future in running:
-        answer, table = future.result()
-        merged.count(answer)
+        counts, table = future.result()
+        merged.count(counts)
         merged.add([table])
         for task in islice(tasks, 1):
             running.add(submit(task))
     return merged.ranking()
 
 
-def _scan_alone(task: LeafTask, question: Question) -> tuple[LeafAnswer, pa.Table]:
+def _scan_alone(task: LeafTask, question: Question) -> tuple[Counts, pa.Table]:
     with one_thread_each():
         answer = scan(task, question)
-        return answer, table_of(task, answer.rows, question)
+        with answer.file:
+            return answer.counts, answer.table(answer.rows, question)
 
 
 @cache
@@ -192,10 +197,10 @@ class _Merged:
         self._new: list[pa.Table] = []
         self._searched = self._null = self._zero = 0
 
-    def count(self, answer: LeafAnswer) -> None:
-        self._searched += answer.searched
-        self._null += answer.null
-        self._zero += answer.zero
+    def count(self, counts: Counts) -> None:
+        self._searched += counts.searched
+        self._null += counts.null
+        self._zero += counts.zero
 
     def add(self, tables: Iterable[pa.Table]) -> None:
         for table in tables:

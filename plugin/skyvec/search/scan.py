@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -58,12 +59,9 @@ class LeafTask:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LeafAnswer:
-    """What one task found."""
+class Counts:
+    """What one task went through."""
 
-    task: LeafTask
-    rows: Candidates
-    """That may be in the answer."""
     searched: int
     """Vectors that were compared."""
     null: int
@@ -72,13 +70,39 @@ class LeafAnswer:
     """Vectors of length 0, which have no direction, where one was needed."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeafAnswer:
+    """What one task found."""
+
+    task: LeafTask
+    rows: Candidates
+    """That may be in the answer."""
+    counts: Counts
+    file: pq.ParquetFile
+    """Left open: what is told of rows comes from the file that was scanned, whatever takes its name."""
+
+    def table(self, rows: Candidates, question: Question) -> pa.Table:
+        """Some of the rows with what tells them apart: ``query``, ``score``, ``id``, ``ra``, ``dec``,
+        ``pixel`` as in `LeafTask.place`, ``row`` of the file.
+        """
+        names = [question.id_column, question.ra_column, question.dec_column]
+        facts = read_rows(self.file, names, rows.row)
+        return pa.table(
+            {
+                "query": rows.query, "score": rows.score, "id": facts.column(0),
+                "ra": facts.column(1), "dec": facts.column(2),
+                "pixel": np.full(len(rows), self.task.place, np.int64), "row": rows.row,
+            }
+        )  # fmt: skip
+
+
 def scan(
     task: LeafTask,
     question: Question,
     floor: Floor | None = None,
     memory: Memory | None = None,
 ) -> LeafAnswer:
-    """Look at every vector of a task once.
+    """Look at every vector of a task once; the answer's file is to be closed.
 
     Parameters
     ----------
@@ -93,24 +117,11 @@ def scan(
         If a vector holds NaN or infinity, or the file is damaged.
     """
     floor = floor or Floor(len(question.queries), question.k)
-    with pq.ParquetFile(task.path) as file:
-        return _Scan(task, question, floor, file).run(memory or Memory())
-
-
-def table_of(task: LeafTask, rows: Candidates, question: Question) -> pa.Table:
-    """Rows with what tells them apart: ``query``, ``score``, ``id``, ``ra``, ``dec``, ``pixel`` as
-    in `LeafTask.place`, ``row`` of the file.
-    """
-    names = [question.id_column, question.ra_column, question.dec_column]
-    with pq.ParquetFile(task.path, pre_buffer=False) as file:
-        facts = read_rows(file, names, rows.row)
-    return pa.table(
-        {
-            "query": rows.query, "score": rows.score, "id": facts.column(0),
-            "ra": facts.column(1), "dec": facts.column(2),
-            "pixel": np.full(len(rows), task.place, np.int64), "row": rows.row,
-        }
-    )  # fmt: skip
+    with ExitStack() as held:
+        file = held.enter_context(pq.ParquetFile(task.path, pre_buffer=False))
+        answer = _Scan(task, question, floor, file).run(memory or Memory())
+        held.pop_all()
+    return answer
 
 
 class _Scan:
@@ -132,10 +143,8 @@ class _Scan:
             values, rows = self._chosen(block, wanted)
             if len(rows):
                 self._take(values, rows)
-        return LeafAnswer(
-            task=self.task, rows=self.best.found(), searched=self.searched, null=self.null,
-            zero=self.zero,
-        )  # fmt: skip
+        counts = Counts(searched=self.searched, null=self.null, zero=self.zero)
+        return LeafAnswer(task=self.task, rows=self.best.found(), counts=counts, file=self.file)
 
     def _groups(self, wanted: NDArray[np.bool_] | None) -> tuple[int, ...] | None:
         """Row groups in which a row is wanted; the pages of others are never touched."""

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 ROW_GROUP_ROWS = 2048
 """3 MB of a float16 vector of 768; a reader of single rows decodes one of these."""
-PAGE_BYTES = 1 << 20
+PAGE_BYTES = 1 << 24
+"""A page for each row group, of vectors up to 4,096 wide in float16: a scan reads the head of each page."""
 
 
 class LeafWriter:

@@ -19,7 +19,7 @@ from skyvec_schemas.errors import ContractError
 
 AVAILABLE = hasattr(os, "preadv")
 """Whether this system reads at a place without moving the file's own."""
-_WINDOW = 1 << 12
+_WINDOW = 1 << 14
 """Bytes read at a time where a few are wanted: the head of a usual page."""
 
 
