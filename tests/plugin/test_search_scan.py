@@ -1,14 +1,21 @@
 """What one scan of a file rests on: bounds of the fast cosines, floors, memory let go of."""
 
 import gc
+import shutil
+from functools import partial
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from skyvec.extensions.vector_catalog import VectorCatalog
-from skyvec.search import best, half_cosines, metrics, search
+from skyvec.search import best, half_cosines, metrics, partitions, search
 from skyvec.search.metrics import Scorer
 from skyvec.search.scan import LeafTask, Question, scan
+from skyvec.stage.leaf_writer import LeafWriter
+from skyvec.vector_pages.opening import open_vectors
+from skyvec_schemas.errors import ContractError
 
 FIRST = np.zeros(300, np.int64)
 
@@ -107,15 +114,68 @@ def test_the_floor_is_the_kth_best_of_all_files_together():
     assert floor.reached_by(candidates(3.5, 2.9, 3.0)).score.tolist() == [3.5, 3.0]
 
 
-def test_a_scan_leaves_nothing_for_the_collector(embedded):
-    """Memory of one file after the other would add up until Python looks for rings."""
+@pytest.fixture
+def asked(embedded):
+    """A leaf of its own, and a question to it."""
     vectors = VectorCatalog.open(embedded)
     info = vectors.release.catalog.catalog_info
     question = Question(
         queries=np.ones((1, 32)), metric="cosine", k=3, column=vectors.name,
         id_column=vectors.id_column, ra_column=info.ra_column, dec_column=info.dec_column,
     )  # fmt: skip
-    task = LeafTask(place=0, path=vectors.release.leaf(vectors.release.pixels[0]))
+    return LeafTask(place=0, path=vectors.release.leaf(vectors.release.pixels[0])), question
+
+
+@pytest.fixture
+def replaced(asked, tmp_path):
+    """The same question to a copy, and what puts a file of other ids in its place."""
+    task, question = asked
+    copy, other = tmp_path / "leaf.parquet", tmp_path / "other.parquet"
+    shutil.copy(task.path, copy)
+    table = pq.read_table(copy)
+    place = table.schema.get_field_index(question.id_column)
+    backwards = table.column(place).take(pa.array(np.arange(len(table))[::-1]))
+    table = table.set_column(place, table.schema.field(place), backwards)
+    plain = f"{question.column}.list.element"
+    with LeafWriter(other, table.schema, plain=plain, unique=frozenset()) as writer:
+        writer.write(table)
+    return LeafTask(place=0, path=copy), question, partial(other.replace, copy)
+
+
+def test_ids_are_those_of_the_file_that_was_scanned(replaced):
+    task, question, replace = replaced
+    ids = pq.read_table(task.path).column(question.id_column)
+    answer = scan(task, question)
+    replace()
+    with answer.file:
+        told = answer.table(answer.rows, question)
+    assert told.column("id").to_pylist() == [ids[row].as_py() for row in answer.rows.row.tolist()]
+    assert pq.read_table(task.path).column(question.id_column) != ids, "it was replaced"
+
+
+def test_a_file_that_is_written_again_during_the_scan_is_refused(replaced, monkeypatch):
+    task, question, replace = replaced
+
+    def late(path, column, *, file):
+        replace()
+        return open_vectors(path, column, file=file)
+
+    monkeypatch.setattr("skyvec.search.scan.open_vectors", late)
+    with pytest.raises(ContractError, match="changed while it was read"):
+        scan(task, question)
+
+
+def test_answers_do_not_depend_on_how_many_files_stay_open(embedded, monkeypatch):
+    vectors = np.random.default_rng(3).normal(size=(3, 32))
+    whole = search(embedded, vector=vectors, k=20).table
+    monkeypatch.setattr(partitions, "_OPEN", 1)
+    assert len(VectorCatalog.open(embedded).release.pixels) > 1
+    assert search(embedded, vector=vectors, k=20).table.equals(whole)
+
+
+def test_a_scan_leaves_nothing_for_the_collector(asked):
+    """Memory of one file after the other would add up until Python looks for rings."""
+    task, question = asked
     gc.collect()
     gc.disable()
     try:

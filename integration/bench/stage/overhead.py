@@ -48,34 +48,32 @@ def _figures(scratch: Path, pixels: int, rows: int, rounds: int) -> list[Figure]
     ready, release = peers.ready_columns(columns, rows), HatsRelease.open(catalog)
     fast = peers.fast_options(columns)
 
-    def stage(place: str, batch_rows: int) -> None:
-        record = run(catalog, name="v", out=scratch / place, survey=survey, workers=0,
+    made = scratch / "made"
+
+    def stage(batch_rows: int) -> None:
+        record = run(catalog, name="v", out=made, survey=survey, workers=0,
                      batch_rows=batch_rows)  # fmt: skip
         assert record.rows == pixels * rows
         assert not record.failed_rows
 
+    def lsdb(options: dict[str, object] | None) -> None:
+        peers.lsdb_map_partitions(catalog, made, ready, columns, inputs, options)
+
     near: dict[str, Case] = {
-        "plain": lambda i: peers.plain_pyarrow(
-            release, scratch / f"plain{i}", ready, columns, inputs
-        ),
-        "bare": lambda i: proved_pyarrow(release, scratch / f"bare{i}", survey, columns, model),
-        "stage": lambda i: stage(f"near{i}", BATCH_ROWS),
+        "plain": lambda _: peers.plain_pyarrow(release, made, ready, columns, inputs),
+        "bare": lambda _: proved_pyarrow(release, made, survey, columns, model),
+        "stage": lambda _: stage(BATCH_ROWS),
     }
     far: dict[str, Case] = {
-        "stage": lambda i: stage(f"far{i}", BATCH_ROWS),
-        "stage, 128": lambda i: stage(f"by128_{i}", 128),
-        "lsdb": lambda i: peers.lsdb_map_partitions(
-            catalog, scratch / f"lsdb{i}", ready, columns, inputs, None
-        ),
-        "lsdb, fast": lambda i: peers.lsdb_map_partitions(
-            catalog, scratch / f"fast{i}", ready, columns, inputs, fast
-        ),
+        "stage": lambda _: stage(BATCH_ROWS),
+        "stage, 128": lambda _: stage(128),
+        "lsdb": lambda _: lsdb(None),
+        "lsdb, fast": lambda _: lsdb(fast),
     }
     with null_model(DIM) as model:
-        for warm in ("bare", "stage"):
-            near[warm](-1)
-        close = rounds_in_turn(near, CLOSE * rounds, there_and_back=True)
-        apart = rounds_in_turn(far, rounds)
+        rounds_in_turn(near, 1, made=made)  # warm
+        close = rounds_in_turn(near, CLOSE * rounds, there_and_back=True, made=made)
+        apart = rounds_in_turn(far, rounds, made=made)
     each = {name: cpu(taken) / pixels * 1e3 for name, taken in (apart | close).items()}
     what = f"null model, {pixels} pixels of {rows:,} rows"
     return [

@@ -35,7 +35,7 @@ AHEAD = 8
 _WAITING = 1 << 14
 """Rows of answers that are put in order at a time."""
 _OPEN = 64
-"""Scanned files that stay open until their rows are told, at most."""
+"""Scanned files that stay open until their rows are told, at most, besides those on their way."""
 SHARE_ROWS = 1 << 16
 """Rows of a file for which a thread of its own is worth opening it again."""
 

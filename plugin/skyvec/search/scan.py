@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from skyvec.releases.hats.leaf import ParquetPlace
 from skyvec.search.best import Best, Candidates, Floor, Places
 from skyvec.search.filters import LeafFilter
 from skyvec.search.metrics import Doubles, Floats, Metric, Scorer
@@ -79,7 +80,7 @@ class LeafAnswer:
     """That may be in the answer."""
     counts: Counts
     file: pq.ParquetFile
-    """Left open: what is told of rows comes from the file that was scanned, whatever takes its name."""
+    """Left open: ids and positions come from the file that was scanned, whatever has its name by then."""
 
     def table(self, rows: Candidates, question: Question) -> pa.Table:
         """Some of the rows with what tells them apart: ``query``, ``score``, ``id``, ``ra``, ``dec``,
@@ -114,12 +115,15 @@ def scan(
     Raises
     ------
     ContractError
-        If a vector holds NaN or infinity, or the file is damaged.
+        If a vector holds NaN or infinity, or the file is damaged or was written again meanwhile.
     """
     floor = floor or Floor(len(question.queries), question.k)
     with ExitStack() as held:
-        file = held.enter_context(pq.ParquetFile(task.path, pre_buffer=False))
-        answer = _Scan(task, question, floor, file).run(memory or Memory())
+        place = ParquetPlace(task.path)
+        held.callback(place.file.close)
+        answer = _Scan(task, question, floor, place.file).run(memory or Memory())
+        # Vectors were opened by name, too; ids of another file would be given to them in silence.
+        place.refuse_change()
         held.pop_all()
     return answer
 
