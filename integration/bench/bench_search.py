@@ -88,6 +88,7 @@ def main() -> None:
 def timings(collection: Path, arguments: argparse.Namespace) -> list[Figure]:
     """One query and many, beside reading and the peers."""
     from skyvec.search import search
+    from skyvec.vector_pages import known
 
     rng = np.random.default_rng(7)
     queries = catalogs.vectors(rng, QUERIES, arguments.dim).astype(np.float64)
@@ -96,6 +97,10 @@ def timings(collection: Path, arguments: argparse.Namespace) -> list[Figure]:
         "read": lambda: limits.read_all(files, threads),
         "bare": limits.read_and_multiply(files, queries[0], threads),
         "one": lambda: search(collection, vector=queries[0], k=K, threads=threads),
+        "first": lambda: (
+            known.forget(),
+            search(collection, vector=queries[0], k=K, threads=threads),
+        ),
         "many": lambda: search(collection, vector=queries, k=K, threads=threads),
         **peers.cases(files, queries[0], work=arguments.work, rows=rows, k=K, threads=threads),
     }
@@ -118,6 +123,8 @@ def timings(collection: Path, arguments: argparse.Namespace) -> list[Figure]:
     figures = [
         Figure(name="exact top-100, one query", measured=f"{median(taken['one']):.3f} s",
                note=speed["one"]),
+        Figure(name="the same of files that no search of this process has met, over it",
+               measured=ratio(taken["first"], taken["one"]), note=by_work["first"]),
         Figure(name="share of the rate of reading the same files into memory",
                measured=ratio(taken["read"], taken["one"]), asked="0.6 at least",
                note=f"read: {size / median(taken['read']) / 1e9:.1f} GB/s, {speed['read']}; {by_work['read']}"),

@@ -1,7 +1,9 @@
 """What one scan of a file rests on: bounds of the fast cosines, floors, memory let go of."""
 
 import gc
+import os
 import shutil
+from contextlib import closing
 from functools import partial
 
 import numpy as np
@@ -10,91 +12,109 @@ import pyarrow.parquet as pq
 import pytest
 
 from skyvec.extensions.vector_catalog import VectorCatalog
-from skyvec.search import best, half_cosines, metrics, partitions, search
+from skyvec.search import best, metrics, partitions, scan, search
 from skyvec.search.metrics import Scorer
-from skyvec.search.scan import LeafTask, Question, scan
+from skyvec.search.products import fits, in_singles, products_of, widened
+from skyvec.search.scan import LeafTask, Question, Scanner, _Scan
 from skyvec.stage.leaf_writer import LeafWriter
-from skyvec.vector_pages.opening import open_vectors
+from skyvec.vector_pages.known import KnownLeaf
+from skyvec.vector_pages.pages import VectorPages
 from skyvec_schemas.errors import ContractError
 
-FIRST = np.zeros(300, np.int64)
 
-
-@pytest.fixture
-def numkong():
-    pytest.importorskip("numkong")
-    assert half_cosines.by_numkong(), "NumKong fails the trial on this processor"
-
-
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 300.0])
-@pytest.mark.parametrize("offset", [0.0, 20.0])
-@pytest.mark.usefixtures("numkong")
-def test_cosines_of_halves_never_fall_below_the_exact_ones(scale, offset):
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("origin", [False, True])
+def test_products_are_those_of_float64_up_to_rounding(dtype, origin):
     rng = np.random.default_rng(2)
-    values = ((rng.normal(size=(300, 768)) + offset) * scale).astype(np.float16)
-    for query in (rng.normal(size=768) + offset, values[7].astype(np.float64), np.ones(768)):
-        scorer = Scorer(query[None], "cosine")
-        scores, exact = scorer.score(values), scorer.exact(values, FIRST)
-        assert (scores.upper[:, 0] >= exact).all()
-        assert (scores.kth_lowest(10) <= np.sort(exact)[-10]).all()
-        sure = np.isfinite(scores.slack)
-        assert sure.sum() >= 299
-        # The query rounded to float16, beside the rounding of sums.
-        assert (scores.upper[sure, 0] - exact[sure]).max() < 1e-3
+    for rows, dim in ((1, 1), (300, 768), (7, 1029), (5, 3)):
+        values = rng.normal(size=(rows, dim)).astype(dtype)
+        query = rng.normal(size=dim).astype(np.float32)
+        center = rng.normal(size=dim).astype(np.float32) if origin else None
+        exact = values.astype(np.float64) - (0 if center is None else center)
+        product, square = products_of(values, center, query)
+        lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(query.astype(np.float64))
+        assert (np.abs(product - exact @ query) <= 1e-6 * lengths).all()
+        assert np.allclose(square, (exact**2).sum(axis=1), rtol=1e-5)
+        if dtype == np.float16:
+            wide, again = widened(values, center, np.empty(values.shape, np.float32))
+            assert np.allclose(wide, exact, rtol=1e-5, atol=1e-6)
+            assert np.allclose(again, square, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("numkong")
-def test_halves_without_a_direction_are_told_from_vectors():
+def test_every_float16_is_widened_to_its_own_value():
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    product, square = products_of(bits.view(np.float16)[:, None], None, np.ones(1, np.float32))
+    exact = bits.view(np.float16).astype(np.float32)
+    assert np.array_equal(product, exact, equal_nan=True)
+    with np.errstate(invalid="ignore"):
+        assert np.array_equal(square, exact**2, equal_nan=True)
+    assert np.array_equal(in_singles(bits.view(np.float16)[:, None])[:, 0], exact, equal_nan=True)
+
+
+def test_rows_with_gaps_or_at_odd_places_are_left_to_others():
+    wide = np.random.default_rng(4).normal(size=(40, 96)).astype(np.float16)
+    at_odd_places = np.frombuffer(b"x" + wide.tobytes(), np.float16, offset=1).reshape(40, 96)
+    scorer = Scorer(np.ones((1, 96)), "cosine")
+    for rows in (wide, at_odd_places, wide[::2], np.asfortranarray(wide)):
+        assert fits(rows) == (rows is wide)
+        off = scorer.score(rows).upper[:, 0] - scorer.exact(rows, np.zeros(len(rows), np.int64))
+        assert (off >= 0).all()
+        assert off.max() < 1e-3
+    assert not fits(wide.astype(np.float64))
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS)
+def test_vectors_without_a_direction_are_told_from_others(metric):
     values = np.random.default_rng(0).normal(size=(6, 40)).astype(np.float16)
     values[0, 3], values[1, 39], values[2, 0], values[3] = np.nan, np.inf, -np.inf, 0
     values[4, 1:] = 0
     query = np.zeros((1, 40))
     query[0, 2] = 1
-    scores = Scorer(query, "cosine").score(values)
-    assert np.isinf(scores.upper[:5]).all(), "none of them may be left out unseen"
+    scores = Scorer(query, metric).score(values)
+    assert np.isinf(scores.upper[:3]).all(), "none of them may be left out unseen"
     assert np.isfinite(scores.lengths).tolist() == [False, False, False, True, True, True]
-    assert scores.lengths[3] == 0
-    assert np.allclose(scores.lengths[4], abs(float(values[4, 0])))
+    if metric == "cosine":
+        assert scores.lengths[3] == 0
+        assert np.allclose(scores.lengths[4], abs(float(values[4, 0])))
 
 
-@pytest.mark.usefixtures("numkong")
-@pytest.mark.parametrize("odd", [None, 0.0, np.nan, np.inf])
-def test_rows_are_left_unseen_only_if_all_are_far_and_all_are_vectors(odd):
-    rng = np.random.default_rng(3)
-    values, query = rng.normal(size=(500, 64)).astype(np.float16), rng.normal(size=(1, 64))
-    if odd is not None:
-        values[17] = odd
-    scorer = Scorer(query, "cosine")
-    best = np.nanmax(scorer.exact(np.delete(values, 17, 0), np.zeros(499, np.int64)))
-    for least in (-1.0, best - 1e-3, best):
-        assert scorer.score(values, np.array([least])) is not None
-    assert (scorer.score(values, np.array([best + 0.01])) is None) == (odd is None)
+ONE = {"vector": np.random.default_rng(3).normal(size=32), "k": 20}
 
 
-def test_a_kernel_is_not_used_that_sums_in_float16_or_hides_what_is_no_number():
-    def exact(rows, query):
-        rows, query = rows.astype(np.float32), query[0].astype(np.float32)
-        with np.errstate(all="ignore"):
-            lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(query)
-            return 1 - (rows @ query) / lengths
-
-    def coarse(rows, query):
-        return exact(rows, query).astype(np.float16).astype(np.float32)
-
-    def silent(rows, query):
-        return np.nan_to_num(exact(rows, query), nan=0.5)
-
-    assert half_cosines._trial(exact)
-    assert not half_cosines._trial(coarse)
-    assert not half_cosines._trial(silent)
+@pytest.mark.parametrize("metric", metrics.METRICS)
+def test_answers_do_not_depend_on_who_multiplies(embedded, monkeypatch, metric):
+    used = search(embedded, metric=metric, **ONE).table
+    monkeypatch.setattr(metrics, "fits", lambda _: False)
+    assert search(embedded, metric=metric, **ONE).table.equals(used)
 
 
-@pytest.mark.usefixtures("numkong")
-def test_answers_are_the_same_without_numkong(embedded, monkeypatch):
-    vector = np.random.default_rng(3).normal(size=32)
-    used = search(embedded, vector=vector, k=20).table
-    monkeypatch.setattr(metrics, "by_numkong", lambda: None)
-    assert search(embedded, vector=vector, k=20).table.equals(used)
+@pytest.mark.parametrize("where", [None, "Z < 0.5"])
+@pytest.mark.parametrize("metric", metrics.METRICS)
+def test_answers_do_not_depend_on_how_many_are_looked_at_together(
+    embedded, monkeypatch, metric, where
+):
+    used = search(embedded, metric=metric, where=where, **ONE).table
+    assert len(used) > 10
+    for look, block in ((7, 5), (1, 1), (1 << 15, 9)):
+        monkeypatch.setattr(scan, "LOOK_ROWS", look)
+        monkeypatch.setattr(scan, "BLOCK_ROWS", block)
+        assert search(embedded, metric=metric, where=where, **ONE).table.equals(used)
+    monkeypatch.setattr(scan, "AVAILABLE", False)
+    assert search(embedded, metric=metric, where=where, **ONE).table.equals(used)
+
+
+def test_a_vector_is_read_twice_only_where_it_may_count(embedded, monkeypatch):
+    usual, read = VectorPages.rows, []
+
+    def watched(self, rows, memory):
+        read.extend(rows.tolist())
+        return usual(self, rows, memory)
+
+    monkeypatch.setattr(VectorPages, "rows", watched)
+    search(embedded, vector=ONE["vector"], k=2, threads=1)
+    vectors = VectorCatalog.open(embedded)
+    rows = sum(pq.read_metadata(vectors.release.leaf(p)).num_rows for p in vectors.release.pixels)
+    assert 2 <= len(read) < rows / 4
 
 
 def candidates(*scores):
@@ -145,24 +165,40 @@ def replaced(asked, tmp_path):
 def test_ids_are_those_of_the_file_that_was_scanned(replaced):
     task, question, replace = replaced
     ids = pq.read_table(task.path).column(question.id_column)
-    answer = scan(task, question)
+    answer = Scanner(question).scan(task)
     replace()
-    with answer.file:
+    with closing(answer.leaf):
         told = answer.table(answer.rows, question)
     assert told.column("id").to_pylist() == [ids[row].as_py() for row in answer.rows.row.tolist()]
     assert pq.read_table(task.path).column(question.id_column) != ids, "it was replaced"
 
 
-def test_a_file_that_is_written_again_during_the_scan_is_refused(replaced, monkeypatch):
+def test_a_file_that_is_replaced_as_the_scan_begins_is_searched_as_it_was(replaced, monkeypatch):
     task, question, replace = replaced
+    with closing(Scanner(question).scan(task).leaf) as leaf:
+        ids = leaf.file.read(columns=[question.id_column])
+    usual = KnownLeaf.vectors
 
-    def late(path, column, *, file):
+    def late(leaf):
         replace()
-        return open_vectors(path, column, file=file)
+        return usual(leaf)
 
-    monkeypatch.setattr("skyvec.search.scan.open_vectors", late)
+    monkeypatch.setattr(KnownLeaf, "vectors", late)
+    with closing(Scanner(question).scan(task).leaf) as leaf:
+        assert leaf.file.read(columns=[question.id_column]) == ids
+
+
+def test_a_file_that_is_written_to_during_the_scan_is_refused(replaced, monkeypatch):
+    task, question, _ = replaced
+    usual = KnownLeaf.vectors
+
+    def late(leaf):
+        os.utime(task.path, (1, 1))
+        return usual(leaf)
+
+    monkeypatch.setattr(KnownLeaf, "vectors", late)
     with pytest.raises(ContractError, match="changed while it was read"):
-        scan(task, question)
+        Scanner(question).scan(task)
 
 
 def test_answers_do_not_depend_on_how_many_files_stay_open(embedded, monkeypatch):
@@ -179,18 +215,7 @@ def test_a_scan_leaves_nothing_for_the_collector(asked):
     gc.collect()
     gc.disable()
     try:
-        scan(task, question)
-        assert not [one for one in gc.get_objects() if type(one) is Scorer]
+        Scanner(question).scan(task).leaf.close()
+        assert not [one for one in gc.get_objects() if type(one) in {Scorer, _Scan}]
     finally:
         gc.enable()
-
-
-@pytest.mark.usefixtures("numkong")
-def test_rows_that_do_not_lie_together_have_their_own_cosines():
-    wide = np.random.default_rng(4).normal(size=(40, 96)).astype(np.float16)
-    scorer = Scorer(np.ones((1, 32)), "cosine")
-    for rows in (wide[:, 8:40], wide[::3, :32], wide[::-1, 64:]):
-        exact = scorer.exact(np.ascontiguousarray(rows), np.zeros(len(rows), np.int64))
-        off = scorer.score(rows).upper[:, 0] - exact
-        assert (off >= 0).all()
-        assert off.max() < 1e-3

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from skyvec.stage.leaf_writer import ROW_GROUP_ROWS, LeafWriter
 from skyvec.stage.row_truth import vector_batches
-from skyvec.vector_pages.chunks import Chunk
+from skyvec.vector_pages.chunks import Chunk, Layout
 from skyvec.vector_pages.data_pages import DataPages, Form
 from skyvec.vector_pages.decoded import DecodedVectors
 from skyvec.vector_pages.levels import OtherLayoutError, decode_levels
@@ -137,7 +137,7 @@ def spans_of(place: Path, pages: list[bytes], entries: int, dim: int) -> tuple[B
         raise
 
 
-def test_a_row_that_pages_share_is_put_together(tmp_path):
+def test_a_row_that_pages_share_is_put_together(tmp_path, request):
     """The format allows it in pages of version 1; pyarrow ends its pages with a row."""
     values = np.arange(15, dtype="<f4")
     pages = [
@@ -148,13 +148,16 @@ def test_a_row_that_pages_share_is_put_together(tmp_path):
         page_v1([0, 1, 1], [3, 3, 3], values[12:]),
     ]
     file, spans = spans_of(tmp_path / "v", pages, entries=17, dim=3)
+    request.addfinalizer(file.close)
     assert [len(span.pieces) for span in spans] == [1, 3, 1, 2, 1, 1]
-    vectors = VectorPages(file, [spans], dim=3, dtype=np.dtype("<f4"))
+    layout = Layout(groups=(spans,), dim=3, dtype=np.dtype("<f4"))
+    vectors = VectorPages(file, layout)
     for memory in (None, Memory()):
         found, null = read(vectors, memory=memory)
         assert null.tolist() == [False, False, True, True, False, False, False]
         assert found[~null].tolist() == values.reshape(5, 3).tolist()
     assert [vectors.row(row) is None for row in range(7)] == null.tolist()
+    assert vectors.rows(np.array([0, 1, 4, 6]), Memory()).tolist() == found[[0, 1, 4, 6]].tolist()
     assert vectors.row(4).tolist() == [6, 7, 8]
 
 
@@ -193,7 +196,7 @@ def test_a_scan_reads_whole_row_groups_into_the_same_memory(tmp_path):
         data_page_size=2000, write_batch_size=50,
     )  # fmt: skip
     vectors = VectorPages.open(tmp_path / "v.parquet", "v")
-    assert len(vectors._spans) > 30
+    assert sum(map(len, vectors.layout.groups)) > 30
     blocks = list(vectors.blocks(rows=1000, memory=Memory()))
     assert [block.first_row for block in blocks] == [0, 1000, 2000]
     assert len({block.values.ctypes.data for block in blocks}) == 1
@@ -348,7 +351,7 @@ def test_a_damaged_page_never_yields_other_rows(tmp_path, data, version, nulls):
     pages = VectorPages.open(place, "v")
     chunk = pq.read_metadata(place).row_group(0).column(1)
     start, stop = chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
-    pieces = [piece for span in pages._spans for piece in span.pieces]
+    pieces = [piece for group in pages.layout.groups for span in group for piece in span.pieces]
     values = {at for place, count in pieces for at in range(place, place + 4 * count)}
     at = data.draw(st.sampled_from(sorted(set(range(start, stop)) - values)))
     content[at] ^= data.draw(st.integers(1, 255))

@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 from search import catalogs
 
-from skyvec.search.half_cosines import by_numkong
+from skyvec.search.products import products_of
 from skyvec.vector_pages.pages import VectorPages
 from skyvec.vector_pages.reading import Memory
 
@@ -33,23 +32,18 @@ def read_all(files: list[Path], threads: int) -> int:
 
 
 def read_and_multiply(files: list[Path], query: np.ndarray, threads: int) -> Callable[[], int]:
-    """A function that takes one cosine, or product, of each vector and forgets it.
+    """A function that takes two products of each vector and forgets them.
 
     The files are open and their pages found before; there are no best rows, no ids and no checks.
     """
     pages = [VectorPages.open(path, catalogs.NAME) for path in files]
-    halves, cosines = query.astype(np.float16)[None], by_numkong()
-
-    def products(values: np.ndarray) -> object:
-        if cosines:
-            return cosines(values, halves)
-        return torch.from_numpy(values) @ torch.from_numpy(halves[0])
+    wanted = (query / np.linalg.norm(query)).astype(np.float32)
 
     def run(some: list[VectorPages]) -> int:
         count, memory = 0, Memory()
         for file in some:
             for block in file.blocks(rows=ROWS, memory=memory):
-                products(block.values)
+                products_of(block.values, None, wanted)
                 count += len(block.values)
         return count
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.search.metrics import Doubles, Metric
+from skyvec.search.products import in_singles
 from skyvec.search.scan import Head
 from skyvec.vector_pages.opening import open_vectors
 from skyvec.vector_pages.reading import Memory
@@ -64,10 +64,10 @@ def mean_vector(vectors: VectorCatalog, head: Head | None = None) -> NDArray[np.
         path = vectors.release.leaf(pixel)
         with pq.ParquetFile(path) as file:
             for block in open_vectors(path, vectors.name, file=file).blocks(memory=memory):
-                rows = torch.from_numpy(block.values).float()
+                rows = in_singles(block.values)
                 if head is not None:
-                    rows = torch.from_numpy(np.asarray(head(rows.numpy())))
-                some = rows.sum(0, dtype=torch.float64).numpy()
+                    rows = np.asarray(head(rows))
+                some = rows.sum(axis=0, dtype=np.float64)
                 total = some if total is None else total + some
                 count += len(rows)
         if total is not None and not np.isfinite(total).all():

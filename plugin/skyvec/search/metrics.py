@@ -8,15 +8,13 @@ Bounds: Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, sec
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from skyvec.search.half_cosines import HalfCosines, by_numkong
+from skyvec.search.products import fits, products_of, widened
 from skyvec_schemas.errors import ConfigurationError
 
 Metric = Literal["cosine", "l2", "inner_product"]
@@ -37,11 +35,6 @@ _TOGETHER = 512
 """Rows scored at a time: few enough for the processor's cache."""
 _PAIRS = 128
 """The same in float64."""
-
-with warnings.catch_warnings():
-    # Said once a process, of arrays over a file that nobody writes to.
-    warnings.simplefilter("ignore")
-    torch.from_numpy(np.broadcast_to(np.zeros(1, np.float32), (1,)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,71 +93,76 @@ class Scorer:
                 )
             wanted = wanted / self._reach[:, None]
         self._wanted = wanted
-        self._halves = self._of_halves()
         self._columns = {
             kind: np.ascontiguousarray(wanted.T.astype(kind)) for kind in (np.float32, np.float64)
         }
-        self._scratch: dict[Any, torch.Tensor] = {}
+        self._scratch = np.empty((0, 0), np.float32)
 
-    def score(self, values: Floats, least: Doubles | None = None) -> Scores | None:
-        """Upper ends of the scores of rows (n, dim).
+    @property
+    def alone(self) -> bool:
+        """Whether there is one query, of which products are found without values at hand."""
+        return len(self._wanted) == 1
 
-        None may say that all are below ``least`` (Q,), and no length is 0 or no number.
+    def score(self, values: Floats) -> Scores:
+        """Upper ends of the scores of rows (n, dim)."""
+        scores = self.scores(*self.products(values), dim=values.shape[1])
+        odd = np.isinf(scores.slack)
+        if odd.any():
+            scores.lengths[odd] = self.lengths(values[odd])
+        return scores
+
+    def scores(self, products: Floats, squares: Floats, *, dim: int) -> Scores:
+        """The same by what `products` found, which is written over.
+
+        Lengths of rows whose ``slack`` is infinity may be wrong; `lengths` has them.
         """
-        if self._halves and values.dtype == np.float16:
-            return self._score_halves(values, self._halves, least)
-        kind = np.float64 if values.dtype == np.float64 else np.float32
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            products, squares = self._products(values, kind)
             lengths = np.sqrt(squares)
-            slack = self._slack(lengths, values.shape[1], kind)
+            slack = self._slack(lengths, dim, products.dtype.type)
             if self.metric == "cosine":
                 products /= lengths[:, None]
             elif self.metric == "l2":
                 products *= 2
                 products -= squares[:, None]
-                products -= (self._reach**2).astype(kind)
+                products -= (self._reach**2).astype(products.dtype)
             products += slack[:, None]
         odd = ~((lengths > _TINY) & (lengths < _HUGE))
         if odd.any():
             products[odd], slack[odd] = np.inf, np.inf
-            rows = self._moved(values[odd])
-            lengths[odd] = np.sqrt(np.vecdot(rows.astype(np.float64), rows))
         return Scores(upper=products, slack=slack, lengths=lengths)
 
-    def _products(self, values: Floats, kind: type[Any]) -> tuple[Floats, Floats]:
-        """With the queries (n, Q), and with themselves (n,)."""
+    def lengths(self, values: Floats) -> Doubles:
+        """Lengths (n,) of rows (n, dim) as compared, whatever their size."""
+        rows = values.astype(np.float64)
+        if self._origin is not None:
+            rows -= self._origin
+        return np.asarray(np.sqrt(np.vecdot(rows, rows)))
+
+    def products(self, values: Floats) -> tuple[Floats, Floats]:
+        """Of rows (n, dim) with the queries (n, Q), and with themselves (n,)."""
+        kind = np.float64 if values.dtype == np.float64 else np.float32
+        if self.alone and fits(values):
+            found, squares = products_of(values, self._origin, self._columns[np.float32][:, 0])
+            return found[:, None], squares
         products = np.empty((len(values), len(self._wanted)), kind)
         squares = np.empty(len(values), kind)
-        for start in range(0, len(values), _TOGETHER):
-            some = slice(start, start + _TOGETHER)
-            rows = self._moved(values[some])
-            np.vecdot(rows, rows, out=squares[some])
-            np.matmul(rows, self._columns[kind], out=products[some])
+        with np.errstate(invalid="ignore", over="ignore"):
+            for start in range(0, len(values), _TOGETHER):
+                some = slice(start, start + _TOGETHER)
+                rows, squares[some] = self._moved(values[some], kind)
+                np.matmul(rows, self._columns[kind], out=products[some])
         return products, squares
 
-    def _of_halves(self) -> HalfCosines | None:
-        """Of many queries at once the products of matrices cost less."""
-        if self.metric != "cosine" or self._origin is not None or len(self._wanted) > 1:
-            return None
-        distances = by_numkong()
-        return HalfCosines(self._wanted[0], distances) if distances else None
-
-    @staticmethod
-    def _score_halves(values: Floats, halves: HalfCosines, least: Doubles | None) -> Scores | None:
-        share = _share(values.shape[1], np.float32) + halves.slack
-        found = halves.of(values, -np.inf if least is None else float(least[0]) - share)
-        if found is None:
-            return None
-        upper, odd = found
-        slack = np.full(len(values), share, np.float32)
-        upper += slack
-        lengths = np.ones(len(values), np.float32)
-        if odd.any():
-            rows = values[odd].astype(np.float64)
-            lengths[odd] = np.sqrt(np.vecdot(rows, rows))
-            upper[odd], slack[odd] = np.inf, np.inf
-        return Scores(upper=upper[:, None], slack=slack, lengths=lengths)
+    def _moved(self, values: Floats, kind: type[Any]) -> tuple[Floats, Floats]:
+        """Rows in the type that is computed in, the origin taken off, and their squares."""
+        if values.dtype == np.float16 and fits(values):
+            if len(self._scratch) < len(values):
+                self._scratch = np.empty((max(_TOGETHER, len(values)), values.shape[1]), np.float32)
+            return widened(values, self._origin, self._scratch[: len(values)])
+        rows = values.astype(kind, copy=False)
+        if self._origin is not None:
+            rows = rows - self._origin
+        return rows, np.vecdot(rows, rows)
 
     def exact(self, values: Floats, query: NDArray[np.int64]) -> Doubles:
         """Scores (p,) in float64 of rows (p, dim), each for the query (p,) beside it.
@@ -206,23 +204,6 @@ class Scorer:
         if self.metric == "inner_product":
             return np.asarray(share * lengths, kind)
         return np.asarray(share * (lengths * 1.001 + self._reach.max()) ** 2, kind)
-
-    def _moved(self, values: Floats) -> Floats:
-        """Rows in the type that is computed in, the origin taken off."""
-        kind = torch.float64 if values.dtype == np.float64 else torch.float32
-        if values.dtype != np.float16 and values.flags.aligned and self._origin is None:
-            return values
-        scratch = self._scratch.get(kind)
-        if scratch is None or len(scratch) < len(values):
-            scratch = self._scratch[kind] = torch.empty(values.shape, dtype=kind)
-        # torch's conversion of float16 is thirty times as fast as numpy's.
-        rows, stored = scratch[: len(values)], torch.from_numpy(values)
-        if self._origin is None:
-            rows.copy_(stored)
-        else:
-            torch.sub(stored, torch.from_numpy(self._origin), out=rows)
-        moved: Floats = rows.numpy()
-        return moved
 
 
 def _share(dim: int, kind: type[Any]) -> float:

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -23,8 +23,7 @@ from threadpoolctl import ThreadpoolController
 from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.search.best import Floor, first_of_each
 from skyvec.search.filters import CatalogFilters
-from skyvec.search.scan import Counts, LeafAnswer, LeafTask, Question, scan
-from skyvec.vector_pages.reading import Memory
+from skyvec.search.scan import Counts, LeafAnswer, LeafTask, Question, Scanner
 from skyvec_schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -110,9 +109,10 @@ def _on_threads(
     own = local()
 
     def scanned(task: LeafTask) -> LeafAnswer:
-        if not hasattr(own, "memory"):
-            own.memory = Memory()
-        return scan(task, question, floor, own.memory)
+        if not hasattr(own, "scanner"):
+            own.scanner = Scanner(question, floor)
+        answer: LeafAnswer = own.scanner.scan(task)
+        return answer
 
     def table(answer: LeafAnswer) -> pa.Table:
         return answer.table(floor.reached_by(answer.rows), question)
@@ -122,7 +122,7 @@ def _on_threads(
         some = [each for each in held if len(floor.reached_by(each.rows))]
         merged.add(pool.map(table, some or held[:1]))
         while held:
-            held.pop().file.close()
+            held.pop().leaf.close()
 
     with one_thread_each(), ThreadPoolExecutor(threads) as pool:
         # Few at a time, since what waits to be merged takes memory.
@@ -139,6 +139,9 @@ def _on_threads(
                     tell()
         finally:
             pool.shutdown(cancel_futures=True)
+            done = [one for one in waiting if not one.cancelled() and not one.exception()]
+            for each in (*held, *(one.result() for one in done)):
+                each.leaf.close()
     return merged.ranking()
 
 
@@ -165,8 +168,8 @@ def _on_cluster(
 
 def _scan_alone(task: LeafTask, question: Question) -> tuple[Counts, pa.Table]:
     with one_thread_each():
-        answer = scan(task, question)
-        with answer.file:
+        answer = Scanner(question).scan(task)
+        with closing(answer.leaf):
             return answer.counts, answer.table(answer.rows, question)
 
 

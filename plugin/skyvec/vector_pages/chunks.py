@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -36,8 +37,18 @@ class Span:
             place += count * size
 
 
-def find_spans(content: Window, file: pq.ParquetFile, form: Form) -> list[list[Span]]:
-    """Spans of each row group; reads every page header and no value.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Where the vectors of a file lie."""
+
+    groups: tuple[list[Span], ...]
+    """Of each row group."""
+    dim: int
+    dtype: np.dtype[Any]
+
+
+def find_layout(content: Window, file: pq.ParquetFile, form: Form) -> Layout:
+    """Read every page header of a column and no value.
 
     Raises
     ------
@@ -55,7 +66,7 @@ def find_spans(content: Window, file: pq.ParquetFile, form: Form) -> list[list[S
             raise ValueError(f"{rows} rows in row group {number}, its footer says {group.num_rows}")
         groups.append(spans)
         first_row += rows
-    return groups
+    return Layout(groups=tuple(groups), dim=form.dim, dtype=form.dtype)
 
 
 class Chunk:
@@ -80,7 +91,7 @@ class Chunk:
         """Pieces so far of a row that goes on in the next page."""
 
     def spans(self) -> list[Span]:
-        """Of all its pages; see `find_spans`."""
+        """Of all its pages; see `find_layout`."""
         while self.left > 0:
             page = self.pages.at(self.place, self.stop, most=self.left)
             if page.rows is not None:

@@ -26,6 +26,8 @@ class DecodedVectors:
     ----------
     reason
         Why they are decoded, for people.
+    place
+        The same file, where the caller has it open.
 
     Raises
     ------
@@ -33,9 +35,11 @@ class DecodedVectors:
         If the file cannot be read, has no such column, or that holds no vectors of one width.
     """
 
-    def __init__(self, path: Path, column: str, *, reason: str) -> None:
+    def __init__(
+        self, path: Path, column: str, *, reason: str, place: ParquetPlace | None = None
+    ) -> None:
         self.path, self.column, self.reason = path, column, reason
-        self._place = ParquetPlace(path)
+        self._place = place or ParquetPlace(path)
         self._chunks = self._place.chunks([column])
         metadata = self._place.file.metadata
         groups = range(metadata.num_row_groups)

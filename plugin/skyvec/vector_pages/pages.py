@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skyvec.releases.hats.remote import is_remote, unreadable
-from skyvec.vector_pages.chunks import Span, find_spans
+from skyvec.vector_pages.chunks import Layout, Span, find_layout
 from skyvec.vector_pages.data_pages import Form
 from skyvec.vector_pages.levels import OtherLayoutError
 from skyvec.vector_pages.reading import AVAILABLE, Memory, Reader, Window
@@ -61,19 +61,9 @@ class VectorPages:
     rename does no harm.
     """
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        spans: Sequence[Sequence[Span]],
-        *,
-        dim: int,
-        dtype: np.dtype[Any],
-    ) -> None:
-        self._file, self._groups = file, spans
-        weakref.finalize(self, file.close)
-        self._spans = [span for group in spans for span in group]
-        self._starts = [span.first_row for span in self._spans]
-        self.dim, self.dtype = dim, dtype
+    def __init__(self, file: BinaryIO, layout: Layout) -> None:
+        self._file, self.layout = file, layout
+        self.dim, self.dtype = layout.dim, layout.dtype
 
     @classmethod
     def open(
@@ -99,31 +89,38 @@ class VectorPages:
             return NotMappable(reason="is not on a local disk")
         with ExitStack() as held:
             try:
-                if file is None:
-                    file = held.enter_context(pq.ParquetFile(path))
-                form = Form.of(file, column, where=str(path))
                 # What is read later is of the same file, if another takes its name meanwhile.
                 handle = path.open("rb", buffering=0)
                 closing = held.enter_context(ExitStack())
                 closing.callback(handle.close)
+                if file is None:
+                    file = held.enter_context(pq.ParquetFile(path))
             except (OSError, ValueError, pa.ArrowException) as problem:
                 raise unreadable(problem, path) from problem
-            except OtherLayoutError as problem:
-                return NotMappable(reason=str(problem))
-            try:
-                spans = find_spans(Window(handle), file, form)
-            except OSError as problem:
-                raise unreadable(problem, path) from problem
-            except OtherLayoutError as problem:
-                return NotMappable(reason=str(problem))
-            except ValueError as problem:
-                raise ContractError(
-                    f"pages of column {column!r} are damaged ({problem})",
-                    where=str(path),
-                    remedy="Copy or write this file again",
-                ) from problem
-            closing.pop_all()
-        return cls(handle, spans, dim=form.dim, dtype=form.dtype)
+            pages = cls.of(handle, column, file=file, path=path)
+            if isinstance(pages, VectorPages):
+                weakref.finalize(pages, closing.pop_all().close)
+        return pages
+
+    @classmethod
+    def of(
+        cls, handle: BinaryIO, column: str, *, file: pq.ParquetFile, path: Path
+    ) -> Self | NotMappable:
+        """The same of a local file that the caller has open, not buffered, and closes."""
+        try:
+            form = Form.of(file, column, where=str(path))
+            layout = find_layout(Window(handle), file, form)
+        except (OSError, pa.ArrowException) as problem:
+            raise unreadable(problem, path) from problem
+        except OtherLayoutError as problem:
+            return NotMappable(reason=str(problem))
+        except ValueError as problem:
+            raise ContractError(
+                f"pages of column {column!r} are damaged ({problem})",
+                where=str(path),
+                remedy="Copy or write this file again",
+            ) from problem
+        return cls(handle, layout)
 
     def blocks(
         self,
@@ -152,7 +149,8 @@ class VectorPages:
         ContractError
             If the file was cut short meanwhile; only with ``memory``.
         """
-        wanted = self._groups if groups is None else [self._groups[group] for group in groups]
+        every = self.layout.groups
+        wanted = every if groups is None else [every[group] for group in groups]
         spans = chain.from_iterable(wanted)
         if memory is not None and AVAILABLE:
             yield from self._read(spans, rows, Reader(self._file, memory))
@@ -167,9 +165,8 @@ class VectorPages:
         IndexError
             If there is no such row.
         """
-        span = (
-            self._spans[bisect_right(self._starts, row) - 1] if self._spans and row >= 0 else None
-        )
+        spans, starts = self._in_order
+        span = spans[bisect_right(starts, row) - 1] if spans and row >= 0 else None
         place = row - span.first_row if span else 0
         if span is None or place >= len(span.null):
             raise IndexError(row)
@@ -177,6 +174,25 @@ class VectorPages:
             return None
         vector: NDArray[np.floating] = self._values(span)[int((~span.null[:place]).sum())]
         return vector
+
+    def rows(self, rows: NDArray[np.int64], memory: Memory) -> NDArray[np.floating]:
+        """Vectors (p, dim) of some rows in ascending order, none of them null; see `Memory`.
+
+        Raises
+        ------
+        ContractError
+            If the file was cut short meanwhile.
+        """
+        spans, starts = self._in_order
+        size, pieces = self.dtype.itemsize, list[tuple[int, int]]()
+        for row in rows.tolist():
+            span = spans[bisect_right(starts, row) - 1]
+            if len(span.pieces) > 1:
+                pieces.extend((place, count * size) for place, count in span.pieces)
+                continue
+            before = int((~span.null[: row - span.first_row]).sum())
+            pieces.append((span.pieces[0][0] + before * self.dim * size, self.dim * size))
+        return Reader(self._file, memory).read(pieces).view(self.dtype).reshape(-1, self.dim)
 
     def _viewed(self, spans: Iterable[Span], rows: int) -> Iterator[Block]:
         for span in spans:
@@ -207,6 +223,12 @@ class VectorPages:
             values=reader.read(pieces).view(self.dtype).reshape(-1, self.dim),
             null=np.concatenate([span.null for span in spans]) if spans[1:] else spans[0].null,
         )
+
+    @cached_property
+    def _in_order(self) -> tuple[list[Span], list[int]]:
+        """Spans of all row groups, and their first rows."""
+        spans = list(chain.from_iterable(self.layout.groups))
+        return spans, [span.first_row for span in spans]
 
     @cached_property
     def _mapped(self) -> mmap.mmap:

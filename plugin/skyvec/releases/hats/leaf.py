@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
@@ -37,11 +39,22 @@ def leaf_path(root: Path, pixel: HealpixPixel, suffix: str = ".parquet") -> Path
     return root / f"{paths.DATASET_DIR}/{folder}/{name}"
 
 
+_MOMENT = 2_000_000_000
+"""Nanoseconds; file systems tell times that differ by as much."""
+
 KeepGroup = Callable[[pq.RowGroupMetaData], bool]
 
 
 class ParquetPlace:
     """One Parquet file, local or remote, that is read in bounded memory.
+
+    Parameters
+    ----------
+    handle
+        Of a local file that the caller has open and closes. That file is read and looked after then,
+        whatever takes its name.
+    footers
+        By path and stamp; such a file is opened without reading its footer again.
 
     Raises
     ------
@@ -49,25 +62,45 @@ class ParquetPlace:
         If it is not there or not a complete Parquet file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        *,
+        handle: BinaryIO | None = None,
+        footers: Mapping[tuple[Path, tuple[object, ...]], pq.FileMetaData] | None = None,
+    ) -> None:
+        self.path, self._given = path, handle
         try:
-            self._handle = RangeReader(path) if is_remote(path) else path
+            self._handle = handle or (RangeReader(path) if is_remote(path) else path)
             self._stamp = self._stamped()
-            self.file = pq.ParquetFile(self._handle, buffer_size=BUFFER_BYTES, pre_buffer=False)
+            known = footers.get((path, self._stamp)) if footers else None
+            self.file = pq.ParquetFile(
+                self._handle, metadata=known, buffer_size=BUFFER_BYTES, pre_buffer=False
+            )
         except (OSError, pa.ArrowInvalid) as problem:
             raise unreadable(problem, path) from problem
 
     def _stamped(self) -> tuple[object, ...]:
         if isinstance(self._handle, RangeReader):
             return self._handle.bytes, hashlib.sha256(self._handle.tail).hexdigest()
-        status = self.path.stat()
+        status = os.fstat(self._given.fileno()) if self._given else self.path.stat()
         return status.st_size, status.st_mtime_ns, status.st_ino
 
     @property
     def stamp(self) -> tuple[object, ...]:
         """Differs if the file was written again: size and time, or size and digest of the end."""
         return self._stamp
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the stamp tells what is in the file from all that will be written to it.
+
+        What was written this moment may be written again at the same time, as its disk counts it.
+        """
+        if isinstance(self._handle, RangeReader):
+            return True
+        _, written, _ = self._stamp
+        return isinstance(written, int) and time.time_ns() - written > _MOMENT
 
     def refuse_change(self, since: tuple[object, ...] | None = None) -> None:
         """Compare with an earlier stamp, or a local file with itself when it was opened.
