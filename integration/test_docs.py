@@ -57,9 +57,8 @@ def test_the_commands_and_the_code_of_the_readme_run(tmp_path, monkeypatch):
     commands = re.findall(r"^\$ (skyvec .*?)(?:\s+#.*)?$", page, re.MULTILINE)
     commands = [command for command in commands if "<" not in command]  # placeholders
     assert len(commands) >= 5
-    for command in commands:
-        words = command.replace("--rows 200", "--rows 60").split()[1:]
-        subprocess.run([sys.executable, "-m", "skyvec", *words], check=True)
+    some = [command.replace("--rows 200", "--rows 60") for command in commands]
+    subprocess.run([sys.executable, ROOT / "integration/in_turn.py", *some], check=True)
 
 
 def run_code(page, folder):

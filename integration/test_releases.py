@@ -24,19 +24,7 @@ from skyvec.sources import reach, settled
 from skyvec_core.observations import Images
 from skyvec_schemas.survey_columns import LEGACY_SURVEY, OBJECTS
 
-IN_TURN = """
-import sys
-from skyvec.cli import main
-
-for command in sys.argv[1:]:
-    sys.argv = command.split()
-    try:
-        main()
-    except SystemExit as ended:
-        if ended.code:
-            sys.exit(f"{command} ended with {ended.code}")
-"""
-"""Commands in one process, since each would take seconds to start."""
+IN_TURN = Path(__file__).with_name("in_turn.py")
 
 pytestmark = [
     pytest.mark.integration,
@@ -155,4 +143,4 @@ def test_the_commands_of_the_page_on_releases_run(tmp_path, monkeypatch):
     commands = re.findall(r"^\$ (skyvec .*)$", page, re.MULTILINE)
     assert len(commands) >= 8
     some = [command.replace("--rows 60", "--rows 24") for command in commands]
-    subprocess.run([sys.executable, "-c", IN_TURN, *some], check=True)
+    subprocess.run([sys.executable, IN_TURN, *some], check=True)
