@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from skyvec.extensions.vector_catalog import VectorCatalog
-from skyvec.search import best, metrics, partitions, scan, search
+from skyvec.search import best, metrics, partitions, products_loop, scan, search
 from skyvec.search.metrics import Scorer
 from skyvec.search.products import fits, in_singles, products_of, widened
 from skyvec.search.scan import LeafTask, Question, Scanner, _Scan
@@ -39,6 +40,31 @@ def test_products_are_those_of_float64_up_to_rounding(dtype, origin):
             wide, again = widened(values, center, np.empty(values.shape, np.float32))
             assert np.allclose(wide, exact, rtol=1e-5, atol=1e-6)
             assert np.allclose(again, square, rtol=1e-5)
+
+
+def test_rows_of_another_width_than_the_query_are_refused(asked):
+    values, query = np.ones((3, 8), np.float32), np.ones(9, np.float32)
+    for rows, origin in ((values, None), (np.ones((3, 9), np.float32), values[0])):
+        with pytest.raises(ValueError, match="values, a query of 9"):
+            products_of(rows, origin, query)
+    task, question = asked
+    with pytest.raises(ContractError, match=r"Npix.*has vectors of 32 values, the query has 31"):
+        Scanner(replace(question, queries=np.ones((1, 31)))).scan(task)
+
+
+def test_loops_run_where_they_cannot_be_kept(monkeypatch):
+    usual = products_loop.njit
+
+    def njit(loop, *, cache=False, **options):
+        if cache:
+            raise RuntimeError("no locator available")
+        return usual(loop, **options)
+
+    monkeypatch.setattr(products_loop, "njit", njit)
+    loop = products_loop._compiled(products_loop._widening)
+    rows, squares = np.empty((2, 3), np.float32), np.empty(2, np.float32)
+    loop(np.ones((2, 3), np.float32), None, rows, squares)
+    assert squares.tolist() == [3, 3]
 
 
 def test_every_float16_is_widened_to_its_own_value():

@@ -45,7 +45,14 @@ def products_of(
     ----------
     origin
         (dim,), taken off each row first.
+
+    Raises
+    ------
+    ValueError
+        If rows, origin and query are not of one width, which the loop does not look at.
     """
+    if not values.shape[1:] == query.shape == (query if origin is None else origin).shape:
+        raise ValueError(f"rows of {values.shape[1]} values, a query of {len(query)}")
     from skyvec.search.products_loop import products_loop
 
     products, squares = np.empty((2, len(values)), np.float32)

@@ -142,6 +142,13 @@ class _Scan:
         self.searched = self.null = self.zero = 0
 
     def run(self, vectors: Vectors) -> tuple[Candidates, Counts]:
+        asked = self.question.queries.shape[1]
+        if self.question.head is None and vectors.dim not in {0, asked}:
+            raise ContractError(
+                f"has vectors of {vectors.dim} values, the query has {asked}",
+                where=str(self.task.path),
+                remedy="`skyvec verify` lists what is damaged; embed this pixel again",
+            )
         wanted = self.task.filter.rows(self.file) if self.task.filter else None
         memory = self.scanner.memory
         blocks = vectors.blocks(groups=self._groups(wanted), rows=BLOCK_ROWS, memory=memory)

@@ -101,8 +101,9 @@ class KnownLeaf:
         self.place.refuse_change()
         if not self.place.lasting:
             return
-        _footers[self._key] = self.file.metadata
-        if isinstance(vectors, VectorPages):
+        if self._key not in _footers:
+            _footers[self._key] = self.file.metadata
+        if isinstance(vectors, VectorPages) and (self._key, self.column) not in _layouts:
             _layouts[self._key, self.column] = vectors.layout
 
     @property
