@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from skyvec.mock.survey import write_mock_survey
+
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools/doc_blocks.py"
 FIRST_HOUR = ("docs/tutorial.md", "docs/for-scientists.md")
@@ -73,9 +75,18 @@ def run_code(page, folder):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_script_of_the_readme_runs_on_a_catalog_that_was_never_embedded(tmp_path):
-    survey = ["mock-survey", "--rows", "60", "--out", str(tmp_path / "sky")]
-    subprocess.run([sys.executable, "-m", "skyvec", *survey], check=True)
+@pytest.fixture(scope="module")
+def never_embedded(tmp_path_factory):
+    """A folder with a survey of which each test takes a copy."""
+    folder = tmp_path_factory.mktemp("never-embedded")
+    write_mock_survey(folder / "sky", rows=60, seed=0, workers=1)
+    return folder / "sky"
+
+
+def test_the_script_of_the_readme_runs_on_a_catalog_that_was_never_embedded(
+    never_embedded, tmp_path
+):
+    shutil.copytree(never_embedded, tmp_path / "sky", copy_function=os.link)
     run_code("README.md", tmp_path)
 
 
@@ -172,9 +183,8 @@ def test_every_block_is_run_or_says_why_not():
     assert not any(accounts.values()), "accounts of blocks that are gone"
 
 
-def test_a_script_without_a_guard_is_told_what_to_do(tmp_path):
-    survey = ["mock-survey", "--rows", "24", "--out", str(tmp_path / "sky")]
-    subprocess.run([sys.executable, "-m", "skyvec", *survey], check=True)
+def test_a_script_without_a_guard_is_told_what_to_do(never_embedded, tmp_path):
+    shutil.copytree(never_embedded, tmp_path / "sky", copy_function=os.link)
     script = tmp_path / "unguarded.py"
     script.write_text('import skyvec\nskyvec.run("sky", workers=1)\n')
     done = subprocess.run(
