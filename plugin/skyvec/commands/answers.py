@@ -99,7 +99,7 @@ def ask(
         Path,
         typer.Option(help="Aligned head: the folder of `python -m skyvec_training text --out`."),
     ],
-    k: Annotated[int, typer.Option("-k", help="Objects.")] = 20,
+    k: Annotated[int, typer.Option("-k", "--k", help="Objects.")] = 20,
     extension: ExtensionOption = None,
     where: Annotated[
         str | None, typer.Option(help='Expression over columns, e.g. "FLUX_R > 20".')

@@ -60,7 +60,7 @@ def search(
     center: Annotated[  # noqa: FBT002  # a flag
         bool, typer.Option("--center", help="Take the mean of all vectors off; by cosine.")
     ] = False,
-    k: Annotated[int, typer.Option("-k", help="Neighbours.")] = 10,
+    k: Annotated[int, typer.Option("-k", "--k", help="Neighbours.")] = 10,
     where: Annotated[
         str | None,
         typer.Option(
