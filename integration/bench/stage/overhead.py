@@ -19,7 +19,7 @@ from skyvec_schemas.embedding_columns import EmbeddingColumns
 from skyvec_schemas.survey_columns import LEGACY_SURVEY
 
 DIM = 768
-SIZES = ((12, 5000), (192, 500))
+SIZES = ((12, 5000), (96, 1000), (192, 500))
 """Pixels and rows of each."""
 CLOSE = 6
 """Rounds of the stage beside its limit, for each round of the others: they differ by less than noise."""

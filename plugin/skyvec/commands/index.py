@@ -18,7 +18,9 @@ def index(
     expansion: Annotated[
         int, typer.Option(min=1, help="Candidates of a search: more find more, and take longer.")
     ] = 128,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbours, of the measured recall.")] = 10,
+    k: Annotated[
+        int, typer.Option("-k", "--k", min=1, help="Neighbours, of the measured recall.")
+    ] = 10,
     queries: Annotated[
         int, typer.Option(min=1, help="Objects held out to measure it, a tenth of all at most.")
     ] = 500,
