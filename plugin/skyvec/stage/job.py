@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import pyarrow as pa
 from hats.pixel_math.healpix_pixel import HealpixPixel
@@ -97,13 +98,17 @@ class Job:
     def schema(self, release: HatsRelease) -> pa.Schema:
         """Key columns in the input's own types, then ours; provenance in the schema metadata."""
         fields = [release.schema.field(key) for key in self.keys(release)]
-        if self.columns is None:
-            fields += [pa.field(k, token_type(MODALITIES[k].num_tokens)) for k in self.token_keys]
-            fields.append(pa.field(FLAGS, pa.int32()))
-        else:
-            fields += self.columns.fields()
-        fields += self.match_fields
-        return pa.schema(fields, metadata={FOOTER_KEY: self.provenance.to_json()})
+        return pa.schema(
+            [*fields, *self._added_fields], metadata={FOOTER_KEY: self.provenance.to_json()}
+        )
+
+    @cached_property
+    def _added_fields(self) -> tuple[pa.Field, ...]:
+        # Asked for with every pixel.
+        if self.columns:
+            return (*self.columns.fields(), *self.match_fields)
+        tokens = (pa.field(k, token_type(MODALITIES[k].num_tokens)) for k in self.token_keys)
+        return (*tokens, pa.field(FLAGS, pa.int32()), *self.match_fields)
 
     def identity(self, release: HatsRelease, pixel: HealpixPixel) -> Mapping[str, object]:
         """What the input of one pixel is, without reading it all."""

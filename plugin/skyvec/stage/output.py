@@ -142,10 +142,13 @@ class Output:
         if self.remote:
             _upload(place, lambda store, key: store.pipe_file(key, text.encode()))
             return
-        self._staging.mkdir(parents=True, exist_ok=True)
         aside = self._staging / f"{place.name}.{uuid.uuid4().hex}"
         try:
-            aside.write_bytes(text.encode())
+            try:
+                aside.write_bytes(text.encode())
+            except FileNotFoundError:  # the first file, or a run beside this one has tidied up
+                self._staging.mkdir(parents=True, exist_ok=True)
+                aside.write_bytes(text.encode())
             _rename(aside, place)
         except BaseException:
             aside.unlink(missing_ok=True)
@@ -232,17 +235,19 @@ class Output:
     def gather(self, records: Iterable[QuantumRecord]) -> None:
         """Put all records into one table, one row for each pixel, and drop the single ones."""
         every = {record.key: record for record in records}
-        known = self.gathered()
-        if known != every:
-            with self.workshop() as folder:
-                pq.write_table(
-                    quanta_table(every.values()), folder / QUANTA.name, row_group_size=GROUP_RECORDS
-                )
-                self.put(folder / QUANTA.name, self.root / QUANTA)
-            known = self.gathered()
+        if self.gathered() != every and not self._put_table(quanta_table(every.values())):
+            return
         self._remove(
-            [place for place, record in self._fresh_places() if known.get(record.key) == record]
+            [place for place, record in self._fresh_places() if every.get(record.key) == record]
         )
+
+    def _put_table(self, table: pa.Table) -> bool:
+        """Write the table of records; whether it can be read back as it is."""
+        with self.workshop() as folder:
+            pq.write_table(table, folder / QUANTA.name, row_group_size=GROUP_RECORDS)
+            self.put(folder / QUANTA.name, self.root / QUANTA)
+        with open_parquet(self.root / QUANTA) as file:
+            return bool(file.read().equals(table))
 
     def _remove(self, places: list[Path]) -> None:
         if self.remote and places:

@@ -86,8 +86,7 @@ class QuarantineLog:
         leaf: str,
         healpix_order: int = SPATIAL_INDEX_ORDER,
     ) -> None:
-        # An object of a source has none of the keys, so they may all be null.
-        self.keys = [pa.field(key.name, key.type) for key in keys]
+        self._given = tuple(keys)
         self.pixel = pixel
         self.leaf = leaf
         self.first_cell = pixel.pixel << 2 * (healpix_order - pixel.order)
@@ -110,6 +109,11 @@ class QuarantineLog:
             leaf=str(release.leaf(pixel)),
             healpix_order=SPATIAL_INDEX_ORDER if order is None else order,
         )
+
+    @cached_property
+    def keys(self) -> list[pa.Field]:
+        """An object of a source has none of them, so they may all be null."""
+        return [pa.field(key.name, key.type) for key in self._given]
 
     @cached_property
     def schema(self) -> pa.Schema:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import TracebackType
 
 Timed = Callable[[str], AbstractContextManager[object]]
 """Gives a context that adds its time to a step."""
@@ -17,15 +19,28 @@ class StepTimes:
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
 
-    @contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
+    def __call__(self, step: str) -> AbstractContextManager[object]:
         """Time a block."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[step] += time.perf_counter() - started  # type: ignore[assignment]
+        return _Block(self.seconds, step)
 
     def rounded(self) -> dict[str, float]:
         """For records."""
         return {step: round(spent, 4) for step, spent in self.seconds.items()}
+
+
+@dataclass(slots=True)
+class _Block:
+    seconds: Counter[str]
+    step: str
+    started: float = field(default=0.0, init=False)
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.seconds[self.step] += time.perf_counter() - self.started  # type: ignore[assignment]
