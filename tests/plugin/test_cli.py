@@ -183,7 +183,40 @@ def test_an_interrupted_run_can_be_looked_at(skyvec, make_collection, model_fold
     pq.write_table(pq.read_table(table).slice(0, 1), table)
     code, printed, _ = skyvec("status", collection)
     assert code == 20
-    assert "unfinished, not published: 1 HEALPix pixels with 6 rows are done" in printed
+    assert "unfinished, published with 12 rows before: 1 HEALPix pixels with 6 rows" in printed
+
+
+def test_of_tokens_and_vectors_the_vectors_are_meant(
+    skyvec, make_collection, model_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # a report is written where one stands
+    collection = make_collection()
+    skyvec("tokenize", collection, "--model", model_folder, "--workers", 0)
+    skyvec("embed", collection, "--model", model_folder, "--workers", 0)
+    for command in ("status", "verify", "report"):
+        code, printed, problem = skyvec(command, collection)
+        assert (code, problem) == (0, "")
+        assert "small_v1" in printed
+    skyvec("embed", collection, "--model", model_folder, "--workers", 0, "--name", "again")
+    for command in ("status", "verify", "report"):
+        code, _, problem = skyvec(command, collection)
+        assert code == 40
+        assert "Name one with --extension: again, small_tokens, small_v1" in problem
+
+
+def test_a_damaged_leaf_of_an_extension_is_not_to_be_imported_again(
+    skyvec, make_collection, model_folder
+):
+    collection = make_collection()
+    skyvec("embed", collection, "--model", model_folder, "--workers", 0)
+    leaf, other = (collection / "small_v1").rglob("Npix=*.parquet")
+    leaf.write_bytes(leaf.read_bytes()[:-100])
+    example = pq.read_table(other, partitioning=None).column("object_id")[0]
+    code, _, problem = skyvec("search", collection, "--like", example)
+    assert code == 30, problem
+    assert problem.strip().endswith(
+        "`skyvec verify` names everything that is damaged, and what to do."
+    )
 
 
 def test_a_gpu_that_is_not_there_is_said_to_be_absent(skyvec, make_collection, model_folder):

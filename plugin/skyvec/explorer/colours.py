@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
 
 from skyvec.explorer.objects import Objects
 from skyvec.extensions.vector_catalog import VectorCatalog, extension_folder, extension_names
 from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.releases.hats.remote import open_parquet
 from skyvec_schemas.errors import MissingColumnError, SkyvecError
 
 CLASSES = 8
@@ -182,7 +182,7 @@ def _joined(source: _Source, column: str, pixel: HealpixPixel, own: pa.Array) ->
     """Values of one pixel in the order of the objects; null where the other has no such row."""
     tables = []
     for path in source.release.files(pixel):
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             tables.append(file.read(columns=[source.id_column, column]))
     table = pa.concat_tables(tables)
     ids = table.column(source.id_column).combine_chunks().cast(own.type)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.probes.products import tensor_of
+from skyvec.releases.hats.remote import open_parquet
 from skyvec.search.filters import id_as
 from skyvec.vector_pages.opening import open_vectors
 from skyvec.vector_pages.pages import Block
@@ -104,7 +105,7 @@ def read_objects(vectors: VectorCatalog) -> Objects:
     absent = 0
     for place, pixel in enumerate(vectors.release.pixels):
         path = vectors.release.leaf(pixel)
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             table = file.read(columns=columns)
             null = np.concatenate(
                 [np.zeros(0, np.bool_), *(b.null for b in _blocks(vectors, pixel, file))]
@@ -140,7 +141,7 @@ def unit_blocks(vectors: VectorCatalog) -> Iterator[UnitBlock]:
     first = 0
     for pixel in vectors.release.pixels:
         path = vectors.release.leaf(pixel)
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for block in _blocks(vectors, pixel, file):
                 yield UnitBlock(first=first, values=_units(block.values, path))
                 first += len(block.values)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from hats.catalog import ExtensionProperties
 from numpy.typing import NDArray
 
 from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.releases.hats.remote import open_parquet
 from skyvec_schemas.errors import ConfigurationError
 from skyvec_schemas.provenance import FOOTER_KEY, Provenance
 from skyvec_schemas.vectors import tensor_values
@@ -79,7 +79,8 @@ class VectorCatalog:
     @cached_property
     def provenance(self) -> Provenance:
         """What made the vectors."""
-        metadata = pq.read_schema(self.release.leaf(self.release.pixels[0])).metadata or {}
+        with open_parquet(self.release.leaf(self.release.pixels[0])) as first:
+            metadata = first.schema_arrow.metadata or {}
         text = metadata.get(FOOTER_KEY.encode())
         if text is None:
             raise ConfigurationError(
@@ -104,7 +105,7 @@ class VectorCatalog:
         info = self.release.catalog.catalog_info
         columns = [self.id_column, info.ra_column, info.dec_column, self.name]
         for pixel in self.release.pixels:
-            with pq.ParquetFile(self.release.leaf(pixel)) as leaf:
+            with open_parquet(self.release.leaf(pixel)) as leaf:
                 table = leaf.read(columns=columns)
             table = table.filter(table.column(self.name).is_valid())
             yield Part(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
 
@@ -19,6 +18,7 @@ from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.probes.inputs import Inputs
 from skyvec.probes.labels import holds
 from skyvec.probes.rows import known
+from skyvec.releases.hats.remote import open_parquet
 from skyvec.releases.ids import canonical_ids
 from skyvec_schemas.errors import ConfigurationError
 
@@ -171,7 +171,7 @@ class PredictPartition:
         for place in asked.release.pixels:
             if not _overlap(place, pixel):
                 continue
-            with pq.ParquetFile(asked.release.leaf(place)) as leaf:
+            with open_parquet(asked.release.leaf(place)) as leaf:
                 own = canonical_ids(leaf.read(columns=[asked.id_column]).column(0))
             at = pd.Index(own).get_indexer(ids)
             wanted = np.zeros(len(own), np.bool_)
@@ -205,7 +205,7 @@ def _partition(
     """Id and position of all rows of one partition, and their predictions."""
     info = predicting.catalog.release.catalog.catalog_info
     names = [predicting.catalog.id_column, info.ra_column, info.dec_column]
-    with pq.ParquetFile(predicting.catalog.release.leaf(pixel)) as leaf:
+    with open_parquet(predicting.catalog.release.leaf(pixel)) as leaf:
         table = leaf.read(columns=names).rename_columns([names[0], "ra", "dec"])
     table = table.replace_schema_metadata(None)
     return table, predicting.rows(pixel, np.ones(len(table), np.bool_), len(table))

@@ -20,7 +20,7 @@ from skyvec.extensions.properties_file import replace_properties
 from skyvec.extensions.registration import register
 from skyvec.probes.storage import digest_of
 from skyvec.releases.hats.catalog import HatsRelease
-from skyvec.releases.hats.remote import is_remote
+from skyvec.releases.hats.remote import is_remote, open_parquet
 from skyvec.stage.output import Output
 from skyvec.version import __version__
 from skyvec_schemas.errors import ConfigurationError, OutputExistsError
@@ -111,7 +111,7 @@ def _write(predicting: Predicting, output: Output, pixel: HealpixPixel) -> _Leaf
     catalog = predicting.catalog
     info, index = catalog.release.catalog.catalog_info, catalog.release.healpix_column
     names = [index, catalog.id_column, info.ra_column, info.dec_column]
-    with pq.ParquetFile(catalog.release.leaf(pixel)) as leaf:
+    with open_parquet(catalog.release.leaf(pixel)) as leaf:
         table = leaf.read(columns=names).replace_schema_metadata(None)
     columns = predicting.rows(pixel, np.ones(len(table), np.bool_), len(table))
     for name, values in columns.items():

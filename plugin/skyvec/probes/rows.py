@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
 
 from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.probes.folds import sky_blocks
 from skyvec.probes.labels import Labels
+from skyvec.releases.hats.remote import open_parquet
 from skyvec.vector_pages.opening import open_vectors
 from skyvec.vector_pages.reading import Memory
 from skyvec_schemas.errors import ConfigurationError
@@ -83,7 +83,7 @@ class LabelledRows:
         """See `LabelledPieces.labels`."""
         info = self.catalog.release.catalog.catalog_info
         columns = [self.catalog.id_column, info.ra_column, info.dec_column]
-        with pq.ParquetFile(self.catalog.release.leaf(piece)) as leaf:
+        with open_parquet(self.catalog.release.leaf(piece)) as leaf:
             table = leaf.read(columns=columns, use_threads=False)
         positions = np.stack([table.column(c).to_numpy() for c in columns[1:]], axis=1)
         ids = table.column(columns[0]).combine_chunks()
@@ -195,7 +195,7 @@ def wanted_vectors(
     """
     if not wanted.any():
         return
-    with pq.ParquetFile(leaf) as file:
+    with open_parquet(leaf) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
         ends = np.cumsum(sizes)
         groups = [g for g, end in enumerate(ends) if wanted[end - sizes[g] : end].any()]

@@ -15,12 +15,12 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import ArrayLike, NDArray
 
 from skyvec.answers.answer import Answer
 from skyvec.extensions.vector_catalog import VectorCatalog
+from skyvec.releases.hats.remote import open_parquet
 from skyvec.search.best import first_of_each
 from skyvec.search.filters import CatalogFilters, Filters
 from skyvec.search.graphs import (
@@ -250,7 +250,7 @@ class ApproximateIndex:
         tables, order = [], []
         for place in np.unique(found.place).tolist():
             here = np.flatnonzero(found.place == place)
-            with pq.ParquetFile(vectors.release.leaf(vectors.release.pixels[place])) as file:
+            with open_parquet(vectors.release.leaf(vectors.release.pixels[place])) as file:
                 tables.append(read_rows(file, names, found.row[here]))
             order.append(here)
         table = pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(order))))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skyvec.extensions.vector_catalog import VectorCatalog
+from skyvec.releases.hats.remote import open_parquet
 from skyvec.search.metrics import Doubles, Metric
 from skyvec.search.products import in_singles
 from skyvec.search.scan import Head
@@ -62,7 +62,7 @@ def mean_vector(vectors: VectorCatalog, head: Head | None = None) -> NDArray[np.
     count, memory = 0, Memory()
     for pixel in vectors.release.pixels:
         path = vectors.release.leaf(pixel)
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for block in open_vectors(path, vectors.name, file=file).blocks(memory=memory):
                 rows = in_singles(block.values)
                 if head is not None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.releases.hats.remote import open_parquet
 from skyvec.search.regions import Box, Cone, Region
 from skyvec_schemas.errors import ConfigurationError, ContractError, MissingColumnError
 
@@ -183,7 +184,7 @@ class LeafFilter:
         names = list(dict.fromkeys([self.id_column, *self.theirs]))
         parts = []
         for path in self.files:
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 parts.append(file.read(columns=names).select(names))
         table = pa.concat_tables(parts)
         if table.column(self.id_column).equals(ids):

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import NDArray
 
 from skyvec.extensions.vector_catalog import VectorCatalog
+from skyvec.releases.hats.remote import open_parquet
 from skyvec.search.metrics import Metric
 from skyvec.search.rows import read_rows
 from skyvec.vector_pages.opening import open_vectors
@@ -71,7 +71,7 @@ def fill_graph(
 
 def _blocks(vectors: VectorCatalog, pixel: HealpixPixel) -> Iterator[Block]:
     path = vectors.release.leaf(pixel)
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         yield from open_vectors(path, vectors.name, file=file).blocks()
 
 
@@ -79,7 +79,7 @@ def vectors_of(
     vectors: VectorCatalog, pixel: HealpixPixel, rows: NDArray[np.int64]
 ) -> NDArray[np.floating]:
     """Vectors (rows, dim) of some rows of a pixel."""
-    with pq.ParquetFile(vectors.release.leaf(pixel)) as file:
+    with open_parquet(vectors.release.leaf(pixel)) as file:
         column = read_rows(file, [vectors.name], rows).column(0).combine_chunks()
     return tensor_values(column, missing=np.nan)
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from threadpoolctl import ThreadpoolController
 
 from skyvec.extensions.vector_catalog import VectorCatalog
+from skyvec.releases.hats.remote import open_parquet
 from skyvec.search.best import Floor, first_of_each
 from skyvec.search.filters import CatalogFilters
 from skyvec.search.scan import Counts, LeafAnswer, LeafTask, Question, Scanner
@@ -93,7 +93,8 @@ def _shares(
 ) -> Sequence[tuple[int, ...] | None]:
     if count == 1:
         return [None]
-    metadata = pq.read_metadata(vectors.release.leaf(pixel))
+    with open_parquet(vectors.release.leaf(pixel)) as file:
+        metadata = file.metadata
     count = min(count, 1 + metadata.num_rows // SHARE_ROWS, max(1, metadata.num_row_groups))
     if count == 1:
         return [None]

@@ -11,13 +11,13 @@ import hats
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from astropy.coordinates import angular_separation
 from hats.pixel_math.healpix_pixel import HealpixPixel
 from numpy.typing import ArrayLike, NDArray
 
 from skyvec.extensions.vector_catalog import VectorCatalog
 from skyvec.releases.hats.catalog import HatsRelease
+from skyvec.releases.hats.remote import open_parquet
 from skyvec.search.filters import ids_as
 from skyvec.search.metrics import Doubles
 from skyvec.stage.selection import Selection
@@ -143,7 +143,7 @@ def find_objects(vectors: VectorCatalog, object_ids: Sequence[object]) -> tuple[
     places = np.full((len(wanted), 2), np.nan)
     for pixel in _pixels_of(vectors, wanted):
         path = vectors.release.leaf(pixel)
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             known = file.read(columns=keys).select(keys)
             rows = pc.index_in(wanted, known.column(0).combine_chunks())
             here = left & rows.is_valid().to_numpy(zero_copy_only=False)
@@ -171,7 +171,7 @@ def find_objects(vectors: VectorCatalog, object_ids: Sequence[object]) -> tuple[
 def _such_as(vectors: VectorCatalog) -> str:
     """An id that there is, for those who have none at hand."""
     for pixel in vectors.release.pixels[:1]:
-        with pq.ParquetFile(vectors.release.leaf(pixel)) as file:
+        with open_parquet(vectors.release.leaf(pixel)) as file:
             for batch in file.iter_batches(1, columns=[vectors.id_column]):
                 return f" (one that is there: {batch.column(0)[0].as_py()})"
     return ""
@@ -223,7 +223,7 @@ def find_object(vectors: VectorCatalog, ra: float, dec: float, *, radius: float)
     info = vectors.release.catalog.catalog_info
     nearest, distance = None, np.inf
     for pixel in pixels:
-        with pq.ParquetFile(vectors.release.leaf(pixel)) as file:
+        with open_parquet(vectors.release.leaf(pixel)) as file:
             table = file.read(columns=[vectors.id_column, info.ra_column, info.dec_column])
         there = np.stack([table.column(c).to_numpy() for c in (info.ra_column, info.dec_column)])
         away = np.rad2deg(angular_separation(*np.deg2rad([ra, dec]), *np.deg2rad(there))) * 3600

@@ -45,6 +45,7 @@ _NEEDED = {
 }
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _UNREADABLE = "Import or copy this pixel again"
+_OUR_OWN = "`skyvec verify` names everything that is damaged, and what to do"
 
 
 def located(place: str | Path | UPath) -> Path:
@@ -326,8 +327,17 @@ def unreadable(problem: Exception, path: Path | str) -> SkyvecError:
             remedy="Mend the disk or the mount, and run the same command again",
         )
     return ContractError(
-        f"cannot be read ({first_line(problem)})", where=str(path), remedy=_UNREADABLE
+        f"cannot be read ({first_line(problem)})",
+        where=str(path),
+        remedy=_OUR_OWN if _is_ours(path) else _UNREADABLE,
     )
+
+
+def _is_ours(path: Path | str) -> bool:
+    """Whether a leaf is one of an extension, which has records of its own beside ``dataset/``."""
+    if isinstance(path, str) or is_remote(path):
+        return False
+    return any((up.parent / "skyvec").is_dir() for up in path.parents if up.name == "dataset")
 
 
 def first_line(problem: BaseException) -> str:
