@@ -142,7 +142,7 @@ def test_ceci_skips_what_is_there_but_not_for_another_model_or_settings(embedded
     configure(embedded, "workers: 0", "without: [FLUX_W4]", name="changed.yml")
     said, _ = ceci(embedded, "config=changed.yml", check=False)
     assert "OutputExistsError" in said
-    assert "made with another inputs" in said
+    assert "made otherwise: inputs (this run" in said
     said, log = ceci(embedded, "config=changed.yml", "resume=false", check=False)
     assert "failed with status 40" in said
     assert "Traceback" not in log

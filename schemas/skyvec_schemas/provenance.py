@@ -68,11 +68,7 @@ class Provenance:
         names = [
             n for n in ours if ours[n] != theirs[n] and n in _decisive(self) | _decisive(other)
         ]
-        return [
-            f"{name.replace('_', ' ')} ({_brief(ours[name], theirs[name])}, this run has "
-            f"{_brief(theirs[name], ours[name])})"
-            for name in names
-        ]
+        return [f"{name.replace('_', ' ')} ({_change(ours[name], theirs[name])})" for name in names]
 
     def to_json(self) -> str:
         """One line of JSON with the fingerprint."""
@@ -126,9 +122,23 @@ def pixel_fingerprint(run: str, source: Mapping[str, object]) -> str:
     return _digest({"run": run, "source": dict(source)})
 
 
+def _change(ours: object, theirs: object) -> str:
+    """What another run has instead, of a list only what differs."""
+    if not isinstance(ours, tuple) or not isinstance(theirs, tuple):
+        return f"{_brief(ours, theirs)}, this run has {_brief(theirs, ours)}"
+    parts = (("lacks", set(ours) - set(theirs)), ("adds", set(theirs) - set(ours)))
+    said = [f"{what} {_listed(sorted(map(str, several)))}" for what, several in parts if several]
+    return f"this run {' and '.join(said) or 'has another order'}"
+
+
+def _listed(several: list[str], most: int = 3) -> str:
+    rest = len(several) - most
+    return ", ".join([*several[:most], *([f"{rest} more"] if rest > 0 else [])])
+
+
 def _brief(value: object, other: object) -> str:
     """The value, if long from the word on in which it differs from the other."""
-    text, theirs = (", ".join(v) if isinstance(v, tuple) else str(v) for v in (value, other))
+    text, theirs = str(value), str(other)
     if len(text) <= 40:
         return text or "none"
     pairs = enumerate(zip(text, theirs, strict=False))

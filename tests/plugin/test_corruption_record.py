@@ -303,7 +303,7 @@ def test_astropt_cached_vectors_of_another_model(
 
 def test_stein_files_of_another_checkpoint_are_refused(sky, model_folder, other_model_folder):
     embed(sky, other_model_folder)
-    with pytest.raises(OutputExistsError, match="made with another model digest"):
+    with pytest.raises(OutputExistsError, match="made otherwise: model digest"):
         embed(sky, model_folder)
     # Somebody removes what says so:
     (sky / NAME / RUN_FILE).unlink()

@@ -36,7 +36,7 @@ def run_record(*quanta):
             numerics_version=1, vector_type="float16", survey="legacysurvey", inputs=(),
             skyvec_version="0",
         ),
-        quanta=quanta, pixels=len(quanta), skipped=2, seconds=3725.4,
+        quanta=quanta, pixels=len(quanta), input_rows=10_000, skipped=2, seconds=3725.4,
     )  # fmt: skip
 
 
@@ -69,7 +69,8 @@ run run-1 on cpu into /data/sky/tiny_v1
 device 75% busy, 2 failed rows, 4 workers
 2026-11-22T02:00:40Z Norder=1 Npix=4: attempt 2 in 4 s, KilledWorker: gone for good
 2026-11-22T02:00:41Z Norder=1 Npix=4: failed (lost), [dataset/a.parquet]: cut off [/]. Mend it
-2026-11-22T02:00:41Z tiny_v1: not published after 1:02:05 (exit code 20), 900 objects, \
+2026-11-22T02:00:41Z stopping; what is done stays
+2026-11-22T02:00:41Z tiny_v1: not complete after 1:02:05 (exit code 20), 900 of 10,000 objects, \
 4 failed rows, 1 quarantined object, 1 retry, 1 failed pixel
 """
 
@@ -89,6 +90,7 @@ def test_a_log_tells_of_begin_pace_troubles_and_end(clock):
     clock.now += 1
     log.pixel(DONE)
     log.pixel(LOST)
+    log.stopping()
     log.end(run_record(DONE, LOST))
     assert file.getvalue() == LOG
 
@@ -115,7 +117,7 @@ def test_a_log_speaks_while_no_worker_is_there(clock):
     log.begin(FACTS)
     clock.now += 31
     log.workers(0)
-    assert "time left unknown, device 0% busy, 0 workers" in file.getvalue()
+    assert "2,000 of 10,000 objects (20.0%), waiting for workers\n" in file.getvalue()
 
 
 def test_every_line_of_a_log_has_its_time_and_no_colour(clock):

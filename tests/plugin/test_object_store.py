@@ -157,7 +157,7 @@ def test_a_second_run_uploads_nothing_of_the_catalog(make_collection, model_fold
 def test_another_model_is_refused(make_collection, model_folder, other_model_folder, out):
     collection = make_collection()
     run(collection, model=model_folder, name=NAME, workers=0, out=out)
-    with pytest.raises(OutputExistsError, match=r"made with another model digest"):
+    with pytest.raises(OutputExistsError, match=r"made otherwise: model digest"):
         run(collection, model=other_model_folder, name=NAME, workers=0, out=out)
 
 

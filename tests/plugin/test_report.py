@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from datetime import datetime
 from html.parser import HTMLParser
 
 import pytest
@@ -15,6 +16,7 @@ from skyvec.report.sky import CELLS
 from skyvec.stage.output import HOME, MANIFEST, RUN_FILE, Output
 from skyvec.stage.quantum_record import QuantumRecord
 from skyvec.stage.run import run
+from skyvec.stage.selection import Selection
 from skyvec_schemas.errors import ConfigurationError, ContractError
 from skyvec_schemas.provenance import Provenance
 from skyvec_schemas.survey_columns import LEGACY_SURVEY
@@ -187,6 +189,27 @@ def test_what_was_done_before_the_last_run_is_earlier(kept):
     between = 1_772_000_000  # 2026-02-25
     os.utime(folder / NAME / RUN_FILE, (between, between))
     assert gather(folder).pixel_counts == {"done": 1, "earlier": 1}
+
+
+def test_a_pause_between_two_commands_is_no_part_of_the_pace(kept):
+    folder = kept(
+        record(1, started="2026-07-01T12:00:00+00:00"),
+        record(2, started="2026-07-01T12:05:00+00:00"),
+    )
+    began = datetime.fromisoformat("2026-07-01T12:04:50+00:00").timestamp()
+    os.utime(folder / NAME / RUN_FILE, (began, began))
+    assert [each.pixels for each in gather(folder).pace.stretches] == [1, 1]
+
+
+def test_what_was_published_before_is_said_to_be_there(make_collection, model_folder):
+    collection = make_collection()
+    run(collection, name=NAME, model=model_folder, workers=0, selection=Selection(limit=1))
+    leaf = sorted(collection.glob("cat/dataset/**/Npix=*.parquet"))[-1]
+    leaf.write_bytes(leaf.read_bytes()[:500])
+    assert run(collection, name=NAME, model=model_folder, workers=0).exit_code == 30
+    html = render(gather(collection))
+    assert "readers still find the 6 published before" in html
+    assert "nothing is published" not in html
 
 
 def test_text_of_catalogs_and_errors_is_escaped(kept):

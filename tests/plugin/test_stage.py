@@ -101,7 +101,7 @@ def test_another_model_is_refused_in_the_same_extension(
     run(collection, model=model_folder, name="vectors", workers=0)
     with pytest.raises(
         OutputExistsError,
-        match=r"vectors: holds embedding of small, made with another model digest .* --name",
+        match=r"vectors: holds embedding of small, made otherwise: model digest .* --name",
     ):
         run(collection, model=other_model_folder, name="vectors", workers=0)
 

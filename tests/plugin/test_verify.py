@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +20,11 @@ from skyvec.extensions.verify import verify
 from skyvec.releases.mmu.writer import write_mmu_release
 from skyvec.sources import declared_sources
 from skyvec.stage.leaf_writer import file_digest
+from skyvec.stage.monitor import Monitor
 from skyvec.stage.output import MANIFEST, RUN_FILE, Output
 from skyvec.stage.run import run
+from skyvec.stage.selection import Selection
+from skyvec.stage.status import read_status
 from skyvec.surveys import chosen_survey
 from skyvec_schemas.errors import ConfigurationError, ContractError, WeightsError
 from skyvec_schemas.survey_columns import DESI, OBJECTS
@@ -225,6 +229,77 @@ def test_an_unfinished_run_is_verified_as_far_as_it_is(make_collection, model_fo
     assert "not published" in report.check("properties").notes[0]
     assert "is not finished" in report.check("files").notes[0]
     assert report.check("recompute").summary == "6 rows in 1 pixels, seed 0"
+
+
+class StopsAfter(Monitor):
+    """Ctrl-C after so many pixels."""
+
+    def __init__(self, pixels):
+        self.left = pixels
+
+    def workers(self, _count):
+        self._stop_at(0)
+
+    def pixel(self, _record):
+        self.left -= 1
+        self._stop_at(0)
+
+    def _stop_at(self, left):
+        if self.left == left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_that_was_stopped_is_right_as_far_as_it_goes(
+    make_collection, model_folder, factory, monkeypatch, killed, more
+):
+    ra = np.repeat([10.0, 100.0, 190.0], 6) + np.linspace(1, 19, 18)
+    collection = make_collection(factory.survey_table(18, ra=pa.array(ra)))
+    embed = partial(run, collection, model=model_folder, workers=0)
+    assert embed(selection=Selection(limit=1)).rows == 6
+    with monkeypatch.context() as patch:
+        if killed:
+            patch.setattr("skyvec.stage.run._settle", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            embed(monitor=StopsAfter(more))
+    assert (collection / NAME / MANIFEST).exists() is not killed
+    done = 6 + 6 * more
+    report = verify(collection)
+    assert (report.ok, report.exit_code) == (True, 20)
+    assert report.unfinished == (
+        f"{1 + more} of 3 HEALPix pixels with {done} rows are done; readers find the 6 rows that "
+        "were published before"
+    )
+    lines = read_status(collection).lines
+    assert "published with 6 rows before" in lines["state"]
+    assert killed or lines["rows"].startswith(f"{done} of 18: ")
+    properties = collection / NAME / "hats.properties"
+    edit(properties, "hats_nrows=6", "hats_nrows=9")
+    assert "hats_nrows is 9, the files hold 6 rows" in problems(verify(collection), "properties")
+    edit(properties, "hats_nrows=9", "hats_nrows=6")
+    assert embed().exit_code == 0
+    assert verify(collection).exit_code == 0
+
+
+def test_a_narrower_run_leaves_a_whole_extension_whole(make_collection, model_folder):
+    collection = make_collection()
+    embed = partial(run, collection, model=model_folder, workers=0)
+    assert embed().rows == 12
+    part = embed(selection=Selection(limit=1))
+    assert (part.exit_code, part.rows, part.skipped) == (0, 6, 1)
+    lines = read_status(collection).lines
+    assert (lines["state"], lines["rows"].split(":")[0]) == ("complete", "12")
+    assert lines["last run"] == "1 HEALPix pixels: at least 1 rows"
+    assert verify(collection).exit_code == 0
+
+
+def test_a_lost_leaf_is_said_once_and_its_remedy_is_no_deletion(sky):
+    leaves(sky)[0].unlink()
+    report = verify(sky, sample=0)
+    assert "properties" not in failed(report)
+    (line,) = report.check("files").problems
+    assert line.endswith("is missing. Run the same `skyvec embed` again.")
 
 
 def test_other_column_names_are_found_in_the_record(make_collection, model_folder, factory):
@@ -501,7 +576,7 @@ def test_a_wrong_row_count_is_caught(sky):
     ("old", "new", "message"),
     [
         ('"rows": 60', '"rows": 59', "rows is 59, the records of its pixels have 60"),
-        ('"precision": "float32"', '"precision": "bfloat16"', "another precision"),
+        ('"precision": "float32"', '"precision": "bfloat16"', "differs in precision"),
         ('"complete": true', '"complete": false', "complete is False"),
         ("{", "", "cannot be read"),
     ],

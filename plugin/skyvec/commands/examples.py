@@ -20,7 +20,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "embed": (
             "skyvec embed sky",
             "skyvec embed sky --name first_look --limit 50 --workers 0",
-            "skyvec embed sky --name images_only --without EBV,SHAPE_R --log-json run.jsonl",
+            "skyvec embed sky --name no_dust --without EBV --log-json run.jsonl",
         ),
         "tokenize": (
             "skyvec tokenize sky --workers 0",
@@ -30,7 +30,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "report": (
             "skyvec report sky",
             "skyvec report sky --extension skyvec_tiny_v1 --out run.html",
-            "skyvec report sky --extension images_only --events run.jsonl --json",
+            "skyvec report sky --extension no_dust --events run.jsonl --json",
         ),
         "explore": (
             "skyvec explore sky --extension skyvec_tiny_v1",

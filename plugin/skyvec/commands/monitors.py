@@ -39,6 +39,7 @@ class TerminalMonitor(Monitor):
     """One bar of rows, the pace below it, and the last trouble; all gone when the run ends."""
 
     def __init__(self, console: Console = out, *, clock: Clock = time.monotonic) -> None:
+        self._console = console
         self._progress = Progress(clock=clock)
         self._bars = _BarAndFacts(console)
 
@@ -68,9 +69,15 @@ class TerminalMonitor(Monitor):
         self._progress.pixel(record)
         self._show(None if record.finished else _failure(record))
 
-    def end(self, record: RunRecord) -> None:  # noqa: ARG002 - the command reports the outcome
-        """Take the bar away."""
+    def stopping(self) -> None:
+        """Answer whoever pressed Ctrl-C at once."""
+        self._show(_STOPPING)
+
+    def end(self, record: RunRecord) -> None:
+        """Take the bar away; how far an interrupted run came nobody else says."""
         self.close()
+        if record.stopped:
+            self._console.print(f"{record.name}: {_outcome(record)}", highlight=False)
 
     def close(self) -> None:
         """Give the console back; does nothing the second time."""
@@ -106,6 +113,9 @@ class _BarAndFacts(Bars):
         for line, style in ((self.facts, "dim"), (self.trouble, "yellow")):
             if line:
                 yield Text(line, style=style, no_wrap=True, overflow="ellipsis")
+
+
+_STOPPING = "stopping; what is done stays"
 
 
 def _utc() -> datetime:
@@ -161,20 +171,20 @@ class LogMonitor(Monitor):
             self._print(_failure(record))
         self._print_if_due()
 
+    def stopping(self) -> None:
+        """A line."""
+        self._print(_STOPPING)
+
     def end(self, record: RunRecord) -> None:
         """The outcome."""
-        state = "published" if record.properties else "not published"
         counts = (
-            (record.rows, "object"),
             (record.failed_rows, "failed row"),
             (record.quarantined, "quarantined object"),
             (self._progress.retries, "retry"),
             (self._progress.pixels_failed, "failed pixel"),
         )
-        self._print(
-            f"{record.name}: {state} after {_span(record.seconds)} (exit code "
-            f"{record.exit_code}), {', '.join(_count(number, what) for number, what in counts)}"
-        )
+        others = ", ".join(_count(number, what) for number, what in counts)
+        self._print(f"{record.name}: {_outcome(record)}, {others}")
 
     def _print_if_due(self) -> None:
         if not self._every.due():
@@ -200,14 +210,27 @@ def pace(progress: Progress) -> str:
         (progress.retries, "retry"),
         (progress.pixels_failed, "failed pixel"),
     )
-    parts = [
+    going = [
         f"{rate:,.{1 if rate < 100 else 0}f} objects/s",
         f"{_span(left)} left" if left is not None else "time left unknown",
         f"device {progress.device_busy:.0%} busy",
+    ]
+    parts = [
+        *(going if progress.workers_now else ["waiting for workers"]),
         *(_count(number, what) for number, what in troubles if number),
-        _count(progress.workers_now, "worker"),
+        *([_count(progress.workers_now, "worker")] if progress.workers_now else []),
     ]
     return ", ".join(parts)
+
+
+def _outcome(record: RunRecord) -> str:
+    """How it ended, when, and with how much."""
+    state = "not published" if record.complete else "not complete"
+    of = "" if record.properties else f" of {record.input_rows:,}"
+    return (
+        f"{'published' if record.properties else state} after {_span(record.seconds)} (exit code "
+        f"{record.exit_code}), {record.rows:,}{of} {_many(record.rows, 'object')}"
+    )
 
 
 def _retry(order: int, pixel: int, *, why: str, attempt: int, wait: float) -> str:
@@ -225,8 +248,13 @@ def _line(text: str) -> str:
 
 
 def _count(number: int, what: str) -> str:
-    many = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
-    return f"{number:,} {what if number == 1 else many}"
+    return f"{number:,} {_many(number, what)}"
+
+
+def _many(number: int, what: str) -> str:
+    if number == 1:
+        return what
+    return f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
 
 
 def _span(seconds: float) -> str:

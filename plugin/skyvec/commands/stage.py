@@ -446,7 +446,9 @@ def _refuse_wrong_data(prepared: Plan) -> None:
 
 
 def _report(record: RunRecord) -> None:
+    from skyvec.extensions.publish import published_rows
     from skyvec.releases.hats.remote import resolved
+    from skyvec.stage.output import Output
     from skyvec.stage.run_record import join_outcomes
 
     embedded = record.rows - record.failed_rows
@@ -473,9 +475,14 @@ def _report(record: RunRecord) -> None:
     if (properties := record.properties) is None:
         undone = record.pixels - sum(quantum.finished for quantum in record.quanta)
         what = f"{undone} of {record.pixels} pixels are not done" if undone else "too much is bad"
+        before = published_rows(Output(record.output), record.name)
+        kept = (
+            "nothing was published"
+            if before is None
+            else f"the {before:,} rows published before stay"
+        )
         fail(
-            f"{what}; nothing was published. Mend what is named above and run the same command "
-            "again",
+            f"{what}; {kept}. Mend what is named above and run the same command again",
             record.exit_code,
         )
     load = record.name if properties.parent == resolved(record.source) else properties

@@ -33,7 +33,7 @@ def verify(
 ) -> None:
     """Prove that every row of an extension is right, or name file and rows that are not.
 
-    Ends with 0 if it is right, 20 if its input changed since, 30 if it is wrong.
+    Ends with 0 if it is right, 20 if it is unfinished or its input changed since, 30 if it is wrong.
     """
     from skyvec.extensions.verify import verify as prove
 
@@ -62,7 +62,13 @@ def _show(report: Report) -> None:
     failed = sum(check.passed is False for check in report.checks)
     open_questions = sum(check.passed is None for check in report.checks)
     if failed:
-        out.print(f"[bold red]{report.extension} is wrong[/]: {failed} checks failed")
+        checks = "1 check" if failed == 1 else f"{failed} checks"
+        out.print(f"[bold red]{report.extension} is wrong[/]: {checks} failed")
+    elif report.unfinished:
+        out.print(
+            f"{report.extension} is right as far as it goes: {report.unfinished}; run the same "
+            "command again to go on"
+        )
     elif report.stale_pixels:
         out.print(
             f"{report.extension}: the input of {report.stale_pixels:,} HEALPix pixels changed since "

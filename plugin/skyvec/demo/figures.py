@@ -47,7 +47,7 @@ RECONSTRUCTION = {
     "r2": "R² in flux",
     "r2_noise_free": "R² without noise",
     "chi2": "χ² per pixel",
-    "aperture_error": "median flux error, 3.1″ aperture",
+    "aperture_error": "median relative flux error, 3.1″ aperture",
 }
 
 

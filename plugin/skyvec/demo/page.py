@@ -227,7 +227,7 @@ def _card_lines(facts: DemoFacts) -> Iterator[tuple[str, str]]:
 
 def _run_in_words(run: Mapping[str, object]) -> str:
     parts = []
-    if "steps" in run:
+    if run.get("steps"):  # the last run may have found nothing left to do
         parts.append(f"{number(run['steps'])} steps")
     if isinstance(hours := run.get("hours"), int | float) and hours:
         parts.append(f"{duration(hours * 3600)} of computing")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hats.catalog import ExtensionProperties
+from hats.catalog import ExtensionProperties, TableProperties
 from hats.pixel_math.healpix_pixel import HealpixPixel
 
 from skyvec.extensions.hats_output import METADATA_FILES, finish_catalog, provenance_of
@@ -99,6 +99,17 @@ def is_committed(output: Output, records: Sequence[QuantumRecord], *, name: str)
         return False
     body, found, seal = text.rpartition(f"{_SEAL}=")
     return bool(found) and seal.strip() == _seal(body, _facts(output, records))
+
+
+def published_rows(output: Output, name: str) -> int | None:
+    """Rows that readers of ``<name>.properties`` find, of an earlier run perhaps; None if there is none."""
+    if text_of(properties_file(output, name)) is None:
+        return None
+    try:
+        found = TableProperties.read_from_file(output.root / "hats.properties")
+        return int(found.total_rows or 0)
+    except (OSError, ValueError, TypeError):
+        return 0
 
 
 def properties_file(output: Output, name: str) -> Path:

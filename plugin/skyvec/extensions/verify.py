@@ -19,8 +19,10 @@ from skyvec.extensions.checks.report import Check, Report
 from skyvec.extensions.checks.rows import check_rows
 from skyvec.extensions.checks.subject import Subject, open_source
 from skyvec.extensions.checks.vectors import SameInput, check_vectors
+from skyvec.extensions.publish import published_rows
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.stage.job import Job
+from skyvec.stage.output import Output
 from skyvec_schemas.errors import SkyvecError
 
 __all__ = ("Check", "Report", "verify")
@@ -78,6 +80,21 @@ def verify(
         source=str(opened.root) if opened else "",
         checks=checks,
         stale_pixels=len(stale),
+        unfinished=_unfinished(subject, opened),
+    )
+
+
+def _unfinished(subject: Subject, source: HatsRelease | None) -> str:
+    """How far a run came that was stopped; empty after one that was not."""
+    if not subject.under_way:
+        return ""
+    done = [record for record in subject.records.values() if record.finished]
+    of = f" of {len(source.pixels):,}" if source else ""
+    before = published_rows(Output(subject.folder), subject.name)
+    return (
+        f"{len(done):,}{of} HEALPix pixels with {sum(record.rows for record in done):,} rows are "
+        "done; readers find "
+        + (f"the {before:,} rows that were published before" if before else "nothing yet")
     )
 
 

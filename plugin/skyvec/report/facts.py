@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from skyvec.extensions.publish import published_rows
 from skyvec.report.commands import join_code, quarantine_code, same_command, skyvec_command
 from skyvec.report.events import Retries, read_retries
 from skyvec.report.kept_run import KeptRun, open_run
@@ -41,6 +42,8 @@ class ReportFacts:
     exit_code: int
     states: Mapping[Key, str]
     """Order and pixel -> one of `skyvec.report.states.STATES`."""
+    readable: int | None
+    """Rows that readers find, of an earlier run perhaps; None if nothing was ever published."""
     pace: Pace | None
     workers: tuple[WorkerFacts, ...]
     retries: Retries | None
@@ -205,7 +208,8 @@ def gather(
         state=status.lines["state"],
         exit_code=status.exit_code,
         states=pixel_states(run),
-        pace=pace(records),
+        pace=pace(records, began=run.began),
+        readable=published_rows(run.output, run.name),
         workers=workers(records),
         retries=read_retries(events, run.name) if events else None,
         sample=sample_vectors(run.output, records, name=run.name) if embedding else None,

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from skyvec.extensions.vector_catalog import extension_names
 from skyvec.releases.hats.catalog import HatsRelease
-from skyvec.releases.hats.remote import is_remote, located
+from skyvec.releases.hats.remote import located
+from skyvec.stage.found_runs import found_runs, meant
 from skyvec.stage.output import JOB_FILE, MANIFEST, RUN_FILE, Output
 from skyvec.stage.quantum_record import QuantumRecord
 from skyvec.stage.record_table import Key
@@ -75,9 +76,8 @@ def open_run(catalog: str | Path, extension: str | None = None) -> KeptRun:
     ContractError
         If its records cannot be read.
     """
-    found = _runs(catalog)
-    if extension is None and len(found) == 1:
-        extension = next(iter(found))
+    found = found_runs(catalog)
+    extension = extension or meant(found)
     if extension is None or extension not in found:
         raise _no_run(str(catalog), extension, sorted(found))
     output = found[extension]
@@ -95,21 +95,6 @@ def open_run(catalog: str | Path, extension: str | None = None) -> KeptRun:
             f"the records of this run cannot be read ({type(problem).__name__}: {problem})",
             where=str(output.root / RUN_FILE.parent),
             remedy="Run the same `skyvec embed` again: it checks every pixel and writes them anew",
-        ) from problem
-
-
-def _runs(catalog: str | Path) -> dict[str, Output]:
-    home = Output(located(catalog)).root
-    try:
-        if (home / RUN_FILE).is_file():
-            return {home.name: Output(home)}
-        if not home.is_dir():
-            raise FileNotFoundError("no such folder")
-        return {p.name: Output(p) for p in home.iterdir() if (p / RUN_FILE).is_file()}
-    except OSError as problem:
-        what = f"cannot be listed ({problem})" if is_remote(home) else "there is no such folder"
-        raise ConfigurationError(
-            what, where=str(catalog), remedy="Name a HATS collection, or what was given as --out"
         ) from problem
 
 

@@ -67,8 +67,14 @@ class WorkerFacts:
     peak_memory: int
 
 
-def pace(records: Iterable[QuantumRecord]) -> Pace | None:
-    """Pace of all pixels that say when they were made; None if none does."""
+def pace(records: Iterable[QuantumRecord], *, began: float | None = None) -> Pace | None:
+    """Pace of all pixels that say when they were made; None if none does.
+
+    Parameters
+    ----------
+    began
+        When the last run did, seconds since 1970: what came before it is a stretch of its own.
+    """
     timed = [(start, record) for record in records if (start := _start(record)) is not None]
     if not timed:
         return None
@@ -76,7 +82,8 @@ def pace(records: Iterable[QuantumRecord]) -> Pace | None:
     parts: list[list[tuple[float, QuantumRecord]]] = []
     until = -np.inf
     for start, record in timed:
-        if start > until + GAP:
+        first_of_run = began is not None and parts and parts[-1][-1][0] < began <= start
+        if start > until + GAP or first_of_run:
             parts.append([])
         parts[-1].append((start, record))
         until = max(until, start + record.wall_seconds)

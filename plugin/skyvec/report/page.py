@@ -136,7 +136,9 @@ def headline(facts: ReportFacts) -> str:
     wanting = {"failed": failed, "are not done": counts.get("open", 0)}
     what = " and ".join(f"{n:,} {word}" for word, n in wanting.items() if n)
     why = f"of {sum(counts.values()):,} HEALPix pixels {what}" if what else facts.state
-    return f"{got}; nothing is published yet: {why}."
+    if facts.readable is None:
+        return f"{got}; nothing is published yet: {why}."
+    return f"{got}; readers still find the {facts.readable:,} published before: {why}."
 
 
 def _said(facts: ReportFacts) -> list[str]:

@@ -62,6 +62,9 @@ class Monitor:
     def pixel(self, record: QuantumRecord) -> None:
         """A pixel ended."""
 
+    def stopping(self) -> None:
+        """Somebody interrupted the run; it ends within seconds."""
+
     def end(self, record: RunRecord) -> None:
         """The run ended, complete or not."""
 
@@ -92,6 +95,9 @@ class _Several(Monitor):
 
     def pixel(self, record: QuantumRecord) -> None:
         self._tell(lambda monitor: monitor.pixel(record))
+
+    def stopping(self) -> None:
+        self._tell(lambda monitor: monitor.stopping())
 
     def end(self, record: RunRecord) -> None:
         self._tell(lambda monitor: monitor.end(record))

@@ -375,7 +375,7 @@ def _refuse_another_run(job: Job, output: Output) -> None:
     if earlier is None or earlier.fingerprint() == job.provenance.fingerprint():
         return
     raise OutputExistsError(
-        f"holds {earlier.product} of {earlier.model}, made with another "
+        f"holds {earlier.product} of {earlier.model}, made otherwise: "
         + ", ".join(earlier.differences(job.provenance)),
         where=job.output,
         remedy="One extension never mixes two models or settings: choose another --name, or "

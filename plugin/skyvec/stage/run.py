@@ -203,6 +203,9 @@ def _work(
             pool = OnDask(prepared.job, connected, resources)
         try:
             yield from drive(prepared, pool, monitor, patience or Patience())
+        except KeyboardInterrupt:
+            monitor.stopping()  # a cluster takes seconds to close
+            raise
         finally:
             pool.close()
 
@@ -221,11 +224,12 @@ def _settle(
     with output.alone():
         job, release, name = prepared.job, prepared.release, prepared.name
         known = output.records(fresh)
-        chosen = [(pixel.order, pixel.pixel) for pixel in prepared.pixels]
+        chosen = dict.fromkeys((pixel.order, pixel.pixel) for pixel in prepared.pixels)
         record = RunRecord(
             name=name, source=release.path, output=output.root, properties=None,
             provenance=job.provenance, quanta=tuple(known[key] for key in chosen if key in known),
-            pixels=len(chosen), selection=prepared.selection.describe(),
+            others=tuple(known[key] for key in sorted(known) if key not in chosen),
+            pixels=len(chosen), input_rows=prepared.rows, selection=prepared.selection.describe(),
             skipped=len(prepared.done), max_bad=max_bad, strict=strict, stopped=stopped,
             seconds=time.monotonic() - started,
         )  # fmt: skip

@@ -30,8 +30,12 @@ class RunRecord:
     provenance: Provenance
     quanta: tuple[QuantumRecord, ...]
     """One record for each chosen pixel of the input that was tried."""
+    others: tuple[QuantumRecord, ...] = ()
+    """Records of pixels that an earlier run with another choice made; the extension has them too."""
     pixels: int
     """Chosen pixels."""
+    input_rows: int = 0
+    """Rows of the chosen pixels."""
     selection: str = ""
     """How they were chosen; empty for all."""
     skipped: int
@@ -137,18 +141,20 @@ class RunRecord:
         return 10 if self.strict and self.quarantined else 0
 
     def save(self, output: Output) -> None:
-        """Write the manifest beside the data."""
+        """Write the manifest beside the data: counts of the whole extension, the end of this run."""
+        whole = replace(self, quanta=(*self.quanta, *self.others), others=())
         manifest = {
             "name": self.name,
-            "rows": self.rows,
-            "failed_rows": self.failed_rows,
-            "partial_rows": self.partial_rows,
-            "bad_rows": self.bad_rows,
-            "quarantined": self.quarantined,
-            "reused_rows": self.reused_rows,
-            "flags": self.flags,
-            "sources": self.sources,
+            "rows": whole.rows,
+            "failed_rows": whole.failed_rows,
+            "partial_rows": whole.partial_rows,
+            "bad_rows": whole.bad_rows,
+            "quarantined": whole.quarantined,
+            "reused_rows": whole.reused_rows,
+            "flags": whole.flags,
+            "sources": whole.sources,
             "pixels": self.pixels,
+            "input_rows": self.input_rows,
             "selection": self.selection,
             "complete": self.publishable,
             "published": self.properties is not None,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skyvec.extensions.publish import is_committed
-from skyvec.releases.hats.remote import is_remote, located
+from skyvec.extensions.publish import is_committed, published_rows
+from skyvec.stage.found_runs import found_runs, meant
 from skyvec.stage.output import MANIFEST, RUN_FILE, Output
 from skyvec.stage.run_record import join_outcomes
 from skyvec_schemas.errors import ConfigurationError
@@ -27,16 +27,15 @@ class RunStatus:
 
 
 def read_status(catalog: str | Path, extension: str | None = None) -> RunStatus:
-    """Status of one extension of a collection, published or not.
+    """Status of one extension of a collection, published or not; of vectors, if none is named.
 
     Raises
     ------
     ConfigurationError
         If there is none, or several and none was named.
     """
-    found = {output.root.name: output for output in _runs(catalog)}
-    if extension is None and len(found) == 1:
-        extension = next(iter(found))
+    found = found_runs(catalog)
+    extension = extension or meant(found)
     if extension not in found:
         raise ConfigurationError(
             f"no run of {extension!r}" if extension else f"{len(found)} runs to choose from",
@@ -52,28 +51,13 @@ def read_status(catalog: str | Path, extension: str | None = None) -> RunStatus:
     return _unfinished(output, Provenance.from_json((output.root / RUN_FILE).read_text()))
 
 
-def _runs(catalog: str | Path) -> list[Output]:
-    """What runs wrote to in a folder or under a prefix."""
-    home = Output(located(catalog)).root
-    try:
-        if not home.is_dir():
-            raise FileNotFoundError
-        return [Output(place) for place in home.iterdir() if (place / RUN_FILE).is_file()]
-    except OSError as problem:
-        raise ConfigurationError(
-            "there is no such folder" if not is_remote(home) else f"cannot be listed ({problem})",
-            where=str(catalog),
-            remedy="Name a HATS collection, or what was given as --out",
-        ) from problem
-
-
 def _unfinished(output: Output, provenance: Provenance) -> RunStatus:
     """A run that was killed before it could write its manifest."""
     records = output.records().values()
     done = [record for record in records if record.finished]
     lines = {
         "extension": output.root.name,
-        "state": f"unfinished, not published: {len(done)} HEALPix pixels with "
+        "state": f"unfinished, {_readable(output)}: {len(done)} HEALPix pixels with "
         f"{sum(record.rows for record in done):,} rows are done; run the same command again",
         "model": f"{provenance.model} ({provenance.model_digest[:12]})",
         "fingerprint": provenance.fingerprint()[:12],
@@ -81,22 +65,31 @@ def _unfinished(output: Output, provenance: Provenance) -> RunStatus:
     return RunStatus(lines=lines, exit_code=20)
 
 
+def _readable(output: Output) -> str:
+    """What readers have of an extension that is not complete."""
+    rows = published_rows(output, output.root.name)
+    return "not published" if rows is None else f"published with {rows:,} rows before"
+
+
 def _finished(output: Output, manifest: dict[str, Any]) -> RunStatus:
-    name, state, exit_code = manifest["name"], "incomplete, not published", manifest["exit_code"]
+    name, exit_code = manifest["name"], manifest["exit_code"]
+    state = f"incomplete, {_readable(output)}"
     if manifest["complete"]:
         done = [record for record in output.records().values() if record.finished]
         committed = is_committed(output, done, name=name)
         state, exit_code = ("complete", 0) if committed else (_UNCOMMITTED, 20)
     provenance = manifest["provenance"]
     rows, partial, failed = (manifest[k] for k in ("rows", "partial_rows", "failed_rows"))
+    every = manifest.get("input_rows", 0)
+    wanted = f" of {every:,}" if not manifest["complete"] and every > rows else ""
     reasons = (f"{k.replace('_', ' ')}: {v:,}" for k, v in manifest["flags"].items())
     lines = {
         "extension": name,
         "state": state,
-        "rows": f"{rows:,}: {rows - partial - failed:,} ok, {partial:,} partial, {failed:,} failed",
+        "rows": f"{rows:,}{wanted}: {rows - partial - failed:,} ok, {partial:,} partial, {failed:,} failed",
         "reasons": ", ".join(reasons) or "none",
         **(
-            {"pixels": f"{manifest['pixels']}: {chosen}"}
+            {"last run": f"{manifest['pixels']} HEALPix pixels: {chosen}"}
             if (chosen := manifest.get("selection"))
             else {}
         ),

@@ -10,7 +10,7 @@ from hats.catalog import PartitionInfo
 from hats.pixel_math.healpix_pixel import HealpixPixel
 
 from skyvec.extensions.checks.report import Check, Findings
-from skyvec.extensions.checks.subject import REDO, LeafFacts, Subject
+from skyvec.extensions.checks.subject import AGAIN, REDO, LeafFacts, Subject
 from skyvec.releases.hats.remote import first_line
 from skyvec.stage.leaf_writer import file_digest
 
@@ -48,7 +48,7 @@ def _check_partitions(subject: Subject, findings: Findings) -> None:
         return
     expected = set(subject.pixels)
     for what, pixels in (
-        ("does not list", expected - listed),
+        ("does not list", set() if subject.under_way else expected - listed),
         ("lists, against the records,", listed - expected),
     ):
         for pixel in sorted(pixels):
@@ -76,7 +76,7 @@ def _check_metadata(place: Path, subject: Subject, findings: Findings) -> None:
     """The gathered footers, where the catalog has them."""
     if not place.is_file():
         return
-    rows = sum(leaf.rows for leaf in subject.leaves)
+    rows = subject.counted_rows
     try:
         told = int(pq.read_metadata(place).num_rows)
     except (OSError, pa.ArrowException) as problem:
@@ -96,7 +96,8 @@ def _check_leaf(leaf: LeafFacts, subject: Subject, findings: Findings) -> bool:
     record = subject.records[leaf.pixel.order, leaf.pixel.pixel]
     where = subject.shown(leaf.path)
     if leaf.error:
-        findings.problem(leaf.error, where=where, remedy=REDO)
+        remedy = REDO if leaf.path.exists() else AGAIN
+        findings.problem(leaf.error, where=where, remedy=remedy)
         return bool(record.digest)
     if leaf.columns:
         findings.problem(leaf.columns, where=where, remedy=REDO)
@@ -114,13 +115,9 @@ def _check_leaf(leaf: LeafFacts, subject: Subject, findings: Findings) -> bool:
 
 
 def _check_unfinished(subject: Subject, findings: Findings) -> None:
-    unfinished = [key for key, record in subject.records.items() if not record.finished]
-    for key in unfinished:
-        what = f"{_shown(HealpixPixel(*key))} is not finished: {subject.records[key].error}"
-        if subject.published:
-            findings.problem(what, where=subject.shown(subject.properties), remedy=REDO)
-        else:
-            findings.note(what)
+    for key, record in subject.records.items():
+        if not record.finished:
+            findings.note(f"{_shown(HealpixPixel(*key))} is not finished: {record.error}")
 
 
 def _shown(pixel: HealpixPixel) -> str:

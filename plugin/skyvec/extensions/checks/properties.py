@@ -14,7 +14,7 @@ from skyvec.extensions.checks.subject import Subject
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.releases.hats.remote import first_line
 
-_PUBLISH = "Delete it and run the same `skyvec embed` again, which writes it anew"
+_PUBLISH = "Delete this one file and run the same `skyvec embed` again, which writes it anew"
 _T = TypeVar("_T")
 
 
@@ -52,7 +52,8 @@ def _check_extension(subject: Subject, source: HatsRelease | None, findings: Fin
             f"its primary catalog is said to be {primary!r}, which is "
             + (f"not this collection, {subject.home.name!r}" if inside else "no absolute path"),
             where=where,
-            remedy="Name the collection by its folder; if the folder was renamed, " + _PUBLISH,
+            remedy="If the folder was renamed or copied, run the same `skyvec embed` on it again, "
+            "which writes this file anew",
         )
     offered = set(subject.schema.names) if subject.schema else set()
     named = {found.join_column, *(found.extension_columns or ())}
@@ -78,7 +79,7 @@ def _check_table(subject: Subject, findings: Findings) -> None:
     if found is None:
         return
     where = subject.shown(place)
-    rows = sum(leaf.rows for leaf in subject.leaves)
+    rows = subject.counted_rows
     if found.total_rows != rows:
         findings.problem(
             f"hats_nrows is {found.total_rows}, the files hold {rows} rows",

@@ -63,10 +63,7 @@ def _check_manifest(subject: Subject, findings: Findings) -> None:
     place = subject.folder / MANIFEST
     where = subject.shown(place)
     if not place.is_file():
-        if subject.published:
-            findings.problem("is missing", where=where, remedy=_MANIFEST_REMEDY)
-        else:
-            findings.note("no manifest yet: the run has not ended")
+        findings.note("no manifest: the last run goes on, or was killed")
         return
     try:
         manifest = json.loads(place.read_text())
@@ -79,7 +76,9 @@ def _check_manifest(subject: Subject, findings: Findings) -> None:
         return
     run = subject.provenance
     if differences := run.differences(provenance):
-        findings.problem(f"another {', '.join(differences)}", where=where, remedy=_MANIFEST_REMEDY)
+        findings.problem(
+            f"differs in {', '.join(differences)}", where=where, remedy=_MANIFEST_REMEDY
+        )
     elif told.get("fingerprint") != run.fingerprint():
         findings.problem(
             f"fingerprint {str(told.get('fingerprint'))[:12]}, the run has {run.fingerprint()[:12]}",
@@ -93,6 +92,12 @@ def _check_manifest(subject: Subject, findings: Findings) -> None:
                 where=where,
                 remedy=_MANIFEST_REMEDY,
             )
+    if manifest.get("exit_code") in {0, 10} and manifest.get("complete") is not True:
+        findings.problem(
+            f"complete is {manifest.get('complete')}, the exit code {manifest.get('exit_code')}",
+            where=where,
+            remedy=_MANIFEST_REMEDY,
+        )
     if manifest.get("name") != subject.name:
         findings.problem(
             f"describes {manifest.get('name')!r}", where=where, remedy=_MANIFEST_REMEDY
@@ -109,7 +114,6 @@ def _totals(subject: Subject) -> dict[str, object]:
         "failed_rows": sum(record.failed_rows for record in records),
         "partial_rows": sum(record.partial_rows for record in records),
         "flags": dict(flags),
-        "complete": all(record.finished for record in records),
     }
 
 

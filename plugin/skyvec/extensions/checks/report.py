@@ -54,6 +54,8 @@ class Report:
     checks: tuple[Check, ...]
     stale_pixels: int = 0
     """HEALPix pixels whose input changed since they were embedded."""
+    unfinished: str = ""
+    """How far the last run came, if it did not come to its end."""
 
     @property
     def ok(self) -> bool:
@@ -62,10 +64,10 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 right, 20 right for an input that changed since, 30 wrong."""
+        """0 right; 20 right, but unfinished or of an input that changed since; 30 wrong."""
         if not self.ok:
             return 30
-        return 20 if self.stale_pixels else 0
+        return 20 if self.stale_pixels or self.unfinished else 0
 
     def check(self, name: str) -> Check:
         """One check by its name."""
@@ -80,6 +82,7 @@ class Report:
             "ok": self.ok,
             "exit_code": self.exit_code,
             "stale_pixels": self.stale_pixels,
+            "unfinished": self.unfinished,
             "checks": [check.to_dict() for check in self.checks],
         }
 

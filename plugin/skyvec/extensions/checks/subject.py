@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from hats.catalog import PartitionInfo
 from hats.pixel_math.healpix_pixel import HealpixPixel
 
+from skyvec.extensions.publish import is_committed
 from skyvec.extensions.vector_catalog import extension_names
 from skyvec.releases.hats.catalog import HatsRelease
 from skyvec.releases.hats.leaf import leaf_path
 from skyvec.releases.hats.remote import first_line, is_remote, located
-from skyvec.stage.output import JOB_FILE, RUN_FILE, Output
+from skyvec.stage.found_runs import found_runs, meant
+from skyvec.stage.output import JOB_FILE, MANIFEST, RUN_FILE, Output
 from skyvec.stage.quantum_record import QuantumRecord
 from skyvec_schemas.embedding_columns import EmbeddingColumns
 from skyvec_schemas.errors import ConfigurationError, ContractError, SkyvecError
@@ -25,6 +29,7 @@ from skyvec_schemas.provenance import FOOTER_KEY, Provenance
 
 KEYS = 4
 """Columns that every output begins with: spatial index, id, right ascension, declination."""
+AGAIN = "Run the same `skyvec embed` again"
 REDO = "Delete this file and run the same `skyvec embed` again"
 
 
@@ -110,6 +115,38 @@ class Subject:
         return self.properties.is_file()
 
     @cached_property
+    def under_way(self) -> bool:
+        """Whether its last run did not come to an end: published is nothing, or what was before it."""
+        told: dict[str, Any] = {}
+        with suppress(OSError, ValueError, TypeError):
+            told = _json(self.folder / MANIFEST)
+        if not told.get("complete"):  # a run removes the manifest before its first pixel
+            return True
+        if told.get("published"):
+            return False
+        done = [record for record in self.records.values() if record.finished]
+        return not is_committed(Output(self.folder), done, name=self.name)
+
+    @cached_property
+    def counted(self) -> list[LeafFacts]:
+        """Leaves that the published metadata should count: all, or those of before a run under way."""
+        if not self.under_way:
+            return self.leaves
+        with suppress(OSError, ValueError, KeyError):
+            listed = PartitionInfo.read_from_csv(self.folder / "partition_info.csv")
+            before = set(listed.get_healpix_pixels())
+            return [leaf for leaf in self.leaves if leaf.pixel in before]
+        return self.leaves
+
+    @property
+    def counted_rows(self) -> int:
+        """Of these; of a leaf that cannot be read, which is said elsewhere, as many as were written."""
+        return sum(
+            self.records[leaf.pixel.order, leaf.pixel.pixel].rows if leaf.error else leaf.rows
+            for leaf in self.counted
+        )
+
+    @cached_property
     def pixels(self) -> list[HealpixPixel]:
         """Pixels that should have a leaf."""
         return [HealpixPixel(*key) for key, record in self.records.items() if record.rows]
@@ -119,8 +156,9 @@ class Subject:
         return leaf_path(self.folder, pixel)
 
     def shown(self, path: Path) -> str:
-        """A path as people know it, below the folder that holds the extension."""
-        return str(path.relative_to(self.home)) if path.is_relative_to(self.home) else str(path)
+        """A path as people can use it where they stand."""
+        here = Path.cwd().resolve()
+        return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
     @cached_property
     def schema(self) -> pa.Schema | None:
@@ -234,10 +272,11 @@ def _folder(catalog: str | Path, extension: str | None) -> Path:
     path = path.resolve()
     if (path / RUN_FILE).is_file() and extension in {None, path.name}:
         return path
+    # Without its run file, there is still something to say of an extension.
     known = {each.name for each in path.iterdir() if (each / RUN_FILE.parent).is_dir()}
-    known |= set(extension_names(path))
-    if extension is None and len(known) == 1:
-        extension = next(iter(known))
+    extension = extension or meant(found_runs(path)) or (min(known) if len(known) == 1 else None)
+    if extension:
+        known |= set(extension_names(path))
     if extension is None or extension not in known:
         raise ConfigurationError(
             f"no extension {extension!r}" if extension else f"{len(known)} extensions",
@@ -248,7 +287,7 @@ def _folder(catalog: str | Path, extension: str | None) -> Path:
         )
     if not (path / extension / RUN_FILE.parent).is_dir():
         raise ConfigurationError(
-            f"extension {extension!r} was not made by skyvec, or its data lie elsewhere",
+            f"extension {extension!r} was not written by a run of skyvec, or its data lie elsewhere",
             where=str(path),
             remedy="Only what `skyvec embed` and `skyvec tokenize` wrote can be verified",
         )
