@@ -96,9 +96,11 @@ def test_what_was_asked_with_is_shown_beside_what_was_found(embedded, tmp_path):
     assert page.count('class="tile"') == 5
     assert "Asked with" in page
     assert ">unlike</i>" in page
+    assert "Sky map: 3 objects and 2 asked with, " in page
+    assert "stars: what was asked with" in page
     read = Answer.load(found.save(tmp_path / "found.parquet"))
     assert read.examples.equals(found.examples)
-    assert "Asked with" not in answer_of(embedded).gallery()
+    assert "sked with" not in answer_of(embedded).gallery()
 
 
 def test_predictions_stand_under_the_thumbnails(embedded):

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from skyvec.answers.scores import ScoreSample
 
 AREA = "#e0a526"
-"""Of Okabe and Ito's palette."""
+ASKED = "#d55e00"
+"""Of Okabe and Ito's palette, both."""
 LOCAL = 30.0
 """Degrees; answers that span more are drawn on the whole sky."""
 NARROWEST = 0.2
@@ -90,15 +91,24 @@ def _spectrum(wavelength: NDArray[np.float32], density: NDArray[np.float32]) -> 
     return figure
 
 
-def sky_map(ra: NDArray[np.float64], dec: NDArray[np.float64], footprint: MOC | None) -> Picture:
+def sky_map(
+    places: NDArray[np.float64], footprint: MOC | None, *, asked: NDArray[np.float64]
+) -> Picture:
     """The answer on the sky over the footprint of what was searched.
 
     Whole sky in Mollweide's projection, or a gnomonic map of the neighbourhood where the answer
-    spans little.
+    and what it was asked with span little.
+
+    Parameters
+    ----------
+    places
+        Right ascension and declination of the objects found, degrees, (objects, 2).
+    asked
+        Those of the examples, (examples, 2); there may be none.
     """
-    places = SkyCoord(ra, dec, unit="deg")
-    centre = _middle(places)
-    reach = float(np.max(places.separation(centre).deg))
+    every = SkyCoord(*np.concatenate([places, asked]).T, unit="deg")
+    centre = _middle(every)
+    reach = float(np.max(every.separation(centre).deg))
     local = reach <= LOCAL / 2
     figure = blank(height=4.2 if local else WIDTH / 2)
     field = max(2.3 * reach, NARROWEST) if local else MOLLWEIDE / 2
@@ -113,13 +123,17 @@ def sky_map(ra: NDArray[np.float64], dec: NDArray[np.float64], footprint: MOC | 
         if not local and footprint.max_order > WHOLE_SKY_ORDER:
             footprint = footprint.degrade_to_order(WHOLE_SKY_ORDER)
         footprint.fill(ax=axes, wcs=view.w, color=AREA, alpha=0.28, linewidth=0)
-    axes.scatter(ra, dec, transform=axes.get_transform("icrs"), s=34 if local else 20,
-                 color=OURS, alpha=0.85, lw=0.6, edgecolors=PAPER, zorder=3)  # fmt: skip
+    sky = axes.get_transform("icrs")
+    axes.scatter(*places.T, transform=sky, s=34 if local else 20, color=OURS, alpha=0.85, lw=0.6,
+                 edgecolors=PAPER, zorder=3)  # fmt: skip
+    axes.scatter(*asked.T, transform=sky, s=150 if local else 90, marker="*", color=ASKED, lw=0.6,
+                 edgecolors=PAPER, zorder=4)  # fmt: skip
     width, height = figure.get_size_inches() * figure.dpi
     axes.set(xlim=(-0.5, width - 0.5), ylim=(-0.5, height - 0.5), aspect="equal")
     _style_sky(axes, local=local, field=field)
     where = f"within {reach:.2g} degrees" if local else "over the sky"
-    return picture(figure, alt=f"Sky map: {len(ra)} objects {where}, and the footprint")
+    stars = f" and {len(asked)} asked with," if len(asked) else ""
+    return picture(figure, alt=f"Sky map: {len(places)} objects{stars} {where}, and the footprint")
 
 
 def _style_sky(axes: WCSAxes, *, local: bool, field: float) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from numpy.typing import NDArray
 
 from skyvec.answers import figures
 from skyvec.answers.footprint import footprint
@@ -151,16 +152,22 @@ def _predictions(answer: Answer) -> list[str]:
 
 
 def _sky(answer: Answer) -> figures.Picture | None:
-    ra, dec = (answer.table.column(c).to_numpy().astype(np.float64) for c in ("ra", "dec"))
-    known = np.isfinite(ra) & np.isfinite(dec)
-    if not known.any():
+    places = _places(answer.table)
+    if not len(places):
         return None
     area: MOC | None
     try:
         area = footprint(opened_extension(answer).release)
     except SkyvecError:  # an extension that is not here: the objects are drawn without it
         area = None
-    return figures.sky_map(ra[known], dec[known], area)
+    asked = np.empty((0, 2)) if answer.examples is None else _places(answer.examples)
+    return figures.sky_map(places, area, asked=asked)
+
+
+def _places(table: pa.Table) -> NDArray[np.float64]:
+    """Right ascension and declination of the rows that have both, (rows, 2)."""
+    found = np.stack([table.column(c).to_numpy().astype(np.float64) for c in ("ra", "dec")], axis=1)
+    return found[np.isfinite(found).all(axis=1)]
 
 
 def _scores(answer: Answer) -> figures.Picture | None:

@@ -47,6 +47,7 @@ def norm_chart(sample: VectorSample) -> str:
     style(axes)
     good = sample.norms[np.isfinite(sample.norms)]
     axes.hist(good, bins=min(40, max(8, int(np.sqrt(len(good))))), color=COLOURS["done"])
+    axes.tick_params(axis="x", pad=7)  # the first label stays clear of the other axis' zero
     axes.set_title("vectors", loc="left", fontsize=FONT, color=COLOURS["ink"])
     axes.set_xlabel("Euclidean norm", fontsize=FONT, color=COLOURS["ink"])
     low, middle, high = np.quantile(good, [0.01, 0.5, 0.99])
