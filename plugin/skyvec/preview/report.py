@@ -132,7 +132,8 @@ def _cost(cost: Cost) -> Table:
     lines = {
         "rows to do": f"{cost.rows:,}",
         "tokens a row": f"{sum(cost.tokens.values()):.0f}: {', '.join(arrays)}",
-        "time": f"{duration(cost.wall_seconds)} with {cost.workers} workers; of one worker {steps}",
+        "time": f"{duration(cost.wall_seconds)} with {cost.workers} workers, and what it takes to "
+        f"start these, to write and to prove; of one worker {steps}",
         "to read": f"at least {size(cost.read_bytes)}",
         "to write": f"{size(cost.vector_bytes)} of vectors or tokens, keys up to "
         f"{size(cost.key_bytes)}",
