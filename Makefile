@@ -18,6 +18,9 @@ WAITING ?= 3
 OTHERS  := test_dask.py test_runners.py test_train_scorecard.py
 # Python compiles what it imports; pip would compile all that is never imported, on one core.
 PIP     := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check
+# By the time that a file takes: begun last, one of few long tests would run alone.
+LONGEST := $(patsubst %,test_%.py,docs end_to_end releases demo explorer train_parallel answers train_then_embed chaos)
+SUITE   := $(LONGEST) $(filter-out $(LONGEST) $(OTHERS),$(notdir $(wildcard integration/test_*.py)))
 PYTEST  := $(BIN)/python -m pytest -n $(JOBS) --durations 12
 
 # Tests start hundreds of processes, each of which would otherwise compile our modules anew.
@@ -65,8 +68,8 @@ test: $(READY)  ## fast tests: no network, no cluster
 	$(PYTEST) tests
 
 integration: $(GALAXIES) $(VENV)/.docs  ## end to end: LSDB, Dask workers, the command line, the page
-	$(PYTEST) -n $(WAITING) --dist loadfile integration -m "integration and not variant" --ignore integration/aion_parity \
-	  $(addprefix --ignore integration/,$(OTHERS))
+	$(PYTEST) -n $(WAITING) --dist loadfile --no-loadscope-reorder -m "integration and not variant" \
+	  $(addprefix integration/,$(SUITE))
 
 others: $(VENV)/.workflows  ## the scorecard end to end; variants; other runners and clusters: ceci, RAIL, Snakemake, SLURM, GPUs (not in CI)
 	$(BIN)/python -m pytest $(addprefix integration/,$(OTHERS)) -m integration
