@@ -19,7 +19,7 @@ OTHERS  := test_dask.py test_runners.py test_train_scorecard.py
 # Python compiles what it imports; pip would compile all that is never imported, on one core.
 PIP     := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check
 # By the time that a file takes: begun last, one of few long tests would run alone.
-LONGEST := $(patsubst %,test_%.py,docs end_to_end releases demo explorer train_parallel answers train_then_embed chaos)
+LONGEST := $(patsubst %,test_%.py,train_parallel docs end_to_end readme demo releases train_then_embed chaos explorer answers)
 SUITE   := $(LONGEST) $(filter-out $(LONGEST) $(OTHERS),$(notdir $(wildcard integration/test_*.py)))
 PYTEST  := $(BIN)/python -m pytest -n $(JOBS) --durations 12
 
