@@ -269,7 +269,7 @@ def test_a_run_that_was_stopped_is_right_as_far_as_it_goes(
     assert (report.ok, report.exit_code) == (True, 20)
     assert report.unfinished == (
         f"{1 + more} of 3 HEALPix pixels with {done} rows are done; readers find the 6 rows that "
-        "were published before"
+        "were published"
     )
     lines = read_status(collection).lines
     assert "published with 6 rows before" in lines["state"]
@@ -292,6 +292,19 @@ def test_a_narrower_run_leaves_a_whole_extension_whole(make_collection, model_fo
     assert (lines["state"], lines["rows"].split(":")[0]) == ("complete", "12")
     assert lines["last run"] == "1 HEALPix pixels: at least 1 rows"
     assert verify(collection).exit_code == 0
+
+
+def test_a_pixel_that_failed_is_not_forgotten_by_a_choice_without_it(make_collection, model_folder):
+    collection = make_collection()
+    embed = partial(run, collection, model=model_folder, workers=0)
+    second = sorted((collection / "cat" / "dataset").rglob("Npix=*.parquet"))[1]
+    second.write_bytes(second.read_bytes()[:50])
+    assert embed().exit_code == 30
+    assert embed(selection=Selection(limit=1)).exit_code == 0
+    report = verify(collection)
+    assert (report.ok, report.exit_code) == (True, 20)
+    assert "1 of 2 HEALPix pixels with 6 rows are done" in report.unfinished
+    assert "is not finished" in report.check("files").notes[0]
 
 
 def test_a_lost_leaf_is_said_once_and_its_remedy_is_no_deletion(sky):

@@ -85,8 +85,8 @@ def verify(
 
 
 def _unfinished(subject: Subject, source: HatsRelease | None) -> str:
-    """How far a run came that was stopped; empty after one that was not."""
-    if not subject.under_way:
+    """How far runs came, if the last was stopped or a pixel failed; else empty."""
+    if not subject.under_way and all(record.finished for record in subject.records.values()):
         return ""
     done = [record for record in subject.records.values() if record.finished]
     of = f" of {len(source.pixels):,}" if source else ""
@@ -94,7 +94,7 @@ def _unfinished(subject: Subject, source: HatsRelease | None) -> str:
     return (
         f"{len(done):,}{of} HEALPix pixels with {sum(record.rows for record in done):,} rows are "
         "done; readers find "
-        + (f"the {before:,} rows that were published before" if before else "nothing yet")
+        + (f"the {before:,} rows that were published" if before else "nothing yet")
     )
 
 

@@ -55,7 +55,7 @@ class Report:
     stale_pixels: int = 0
     """HEALPix pixels whose input changed since they were embedded."""
     unfinished: str = ""
-    """How far the last run came, if it did not come to its end."""
+    """How far runs came, if the last did not come to its end or a pixel failed."""
 
     @property
     def ok(self) -> bool:
